@@ -1,0 +1,120 @@
+"""Answer grammars: which outputs follow the format (strict), and what a kind reader would take from any output (lenient).
+
+A grammar answers three questions about one item: does the output match the grammar in full, and which answer does it
+then give (`strict`); which answer would a fixed flexible extractor find (`lenient`); is that answer right (`is_right`).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Protocol
+
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
+
+
+class Item(Protocol):
+    """What a grammar needs to know of an example."""
+
+    @property
+    def golds(self) -> tuple[str, ...]: ...
+
+    @property
+    def options(self) -> tuple[str, ...]: ...
+
+
+class Grammar(Protocol):
+    """See the module's docstring. `output` is the text up to the clean stop, stop string excluded."""
+
+    def strict(self, output: str, item: Item) -> str | None: ...
+
+    def lenient(self, output: str, item: Item) -> str | None: ...
+
+    def is_right(self, answer: str | None, item: Item) -> bool: ...
+
+
+def fold(text: str) -> str:
+    """Fold case and white space, so that 'New  York ' equals 'new york'."""
+    return " ".join(text.casefold().split())
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One capital letter out of the item's options: 'B'."""
+
+    def strict(self, output: str, item: Item) -> str | None:
+        answer = output.strip()
+        return answer if answer in item.options else None
+
+    def lenient(self, output: str, item: Item) -> str | None:
+        letters = "".join(item.options)
+        stated = re.search(rf"answer(?: is)?:?\s*\(?([{letters}])\b", output, flags=re.IGNORECASE)
+        alone = stated or re.search(rf"(?<![A-Za-z'])([{letters}])(?![A-Za-z'])", output)
+        return alone.group(1).upper() if alone else None
+
+    def is_right(self, answer: str | None, item: Item) -> bool:
+        return answer is not None and answer in item.golds
+
+
+@dataclass(frozen=True)
+class OptionInWords:
+    """The text of one of the item's options and nothing else: 'oxygen'."""
+
+    def strict(self, output: str, item: Item) -> str | None:
+        answer = fold(output)
+        return next((option for option in item.options if fold(option) == answer), None)
+
+    def lenient(self, output: str, item: Item) -> str | None:
+        """The option mentioned first as whole words; of two that start together, the longer."""
+        text = fold(output)
+        found = []
+        for option in item.options:
+            match = re.search(rf"(?<!\w){re.escape(fold(option))}(?!\w)", text)
+            if match:
+                found.append((match.start(), -len(option), option))
+        return min(found)[2] if found else None
+
+    def is_right(self, answer: str | None, item: Item) -> bool:
+        return answer is not None and fold(answer) in map(fold, item.golds)
+
+
+@dataclass(frozen=True)
+class Number:
+    """A bare number: '42', '-3.5', '1,200'."""
+
+    def strict(self, output: str, item: Item) -> str | None:
+        answer = output.strip()
+        return answer if _NUMBER.fullmatch(answer) else None
+
+    def lenient(self, output: str, item: Item) -> str | None:
+        """The last number in the text, as the flexible extractors of GSM8K harnesses take it."""
+        numbers = _NUMBER.findall(output)
+        return numbers[-1] if numbers else None
+
+    def is_right(self, answer: str | None, item: Item) -> bool:
+        return answer is not None and _value(answer) in {_value(gold) for gold in item.golds}
+
+
+@dataclass(frozen=True)
+class ReasonedNumber(Number):
+    """Free reasoning that ends in a line '#### n' (GSM8K)."""
+
+    def strict(self, output: str, item: Item) -> str | None:
+        match = re.fullmatch(rf"(?s:.*)####\s*({_NUMBER.pattern})", output.strip())
+        return match.group(1) if match and output.count("####") == 1 else None
+
+    def lenient(self, output: str, item: Item) -> str | None:
+        match = re.search(rf"####\s*\$?({_NUMBER.pattern})", output)
+        return match.group(1) if match else Number.lenient(self, output, item)
+
+
+def first_option(options: Sequence[str], gold: str) -> int | None:
+    """Index of `gold` among `options` after folding, or None."""
+    return next((index for index, option in enumerate(options) if fold(option) == fold(gold)), None)
+
+
+def _value(text: str) -> Decimal | None:
+    try:
+        return Decimal(text.replace(",", ""))
+    except InvalidOperation:
+        return None

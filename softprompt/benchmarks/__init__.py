@@ -1,0 +1,215 @@
+"""Benchmarks, each one small file: a docstring with its sources and one `BENCHMARK = Benchmark(...)`.
+
+A benchmark is found by its presence: a file in this folder, a file in a folder of the user's (`folder=`), or an entry
+point of the group `softprompt.benchmarks` that names a `Benchmark`. A broken file raises at once.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import pkgutil
+import random
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from softprompt.answers import Grammar
+from softprompt.errors import BadBenchmark
+from softprompt.fingerprints import fingerprint
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One item. A prompt is the question followed by the benchmark's cue; the answer follows after a space."""
+
+    question: str
+    answer: str
+    """What a perfect output looks like: the target of the tuning and of the few-shot examples."""
+    golds: tuple[str, ...]
+    """Every answer that counts as right, as the grammar reads it."""
+    options: tuple[str, ...] = ()
+    """What the answer is chosen from, if anything: their likelihoods give `choice_accuracy`."""
+    id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A declaration: where the rows are, how a row becomes an `Example`, what counts as an answer."""
+
+    name: str
+    path: str
+    """Dataset on the Hugging Face hub, `org/name`."""
+    config: str | None = None
+    revision: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    chance: float = 0.0
+    """Strict accuracy of a guess among the options, in the right format."""
+    to_example: Callable[[Row], Example]
+    grammar: Grammar
+    instruction: str = ""
+    cue: str = "\nAnswer:"
+    stop: tuple[str, ...] = ("\n",)
+    """Texts that end an answer as cleanly as the end-of-sequence token does."""
+    max_new_tokens: int = 16
+    version: int = 1
+    """Raise it with any change of `to_example`: results of two versions never share a curve."""
+
+    @property
+    def fingerprint(self) -> str:
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "to_example"}
+        return fingerprint({**values, "grammar": repr(self.grammar)})
+
+    def prompt(self, example: Example, shots: Iterable[Example] = ()) -> str:
+        """The text in front of the answer, with solved examples before the question if `shots` are given."""
+        solved = [f"{shot.question}{self.cue} {shot.answer}" for shot in shots]
+        head = [self.instruction] if self.instruction else []
+        return "\n\n".join([*head, *solved, example.question + self.cue])
+
+    def question(self, example: Example) -> str:
+        """The prompt without its cue: what stands before vectors that replace the cue."""
+        return self.prompt(example).removesuffix(self.cue)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A benchmark's examples, ready to use."""
+
+    train: tuple[Example, ...]
+    test: tuple[Example, ...]
+    num_contaminated: int = 0
+    """Train items that were dropped because they also stand in the test split."""
+
+    def sample(self, protocol: Any) -> tuple[list[Example], list[Example], list[Example]]:
+        """(shots, training samples, test items) of a protocol: the same for every checkpoint and variant.
+
+        The shots are the first of the training samples, so that few-shot and soft prompt draw on the same rows.
+        """
+        if len(self.train) < protocol.num_train:
+            raise BadBenchmark(
+                f"The train split has {len(self.train)} usable items, the protocol asks for "
+                f"num_train = {protocol.num_train}; set num_train to {len(self.train)} or less."
+            )
+        train = list(self.train)
+        random.Random(0).shuffle(train)
+        train = train[: protocol.num_train]
+        return train[: protocol.num_shots], train, list(self.test[: protocol.num_test])
+
+
+def names(folder: str | None = None) -> list[str]:
+    """Names of all benchmarks that can be loaded."""
+    return sorted(_sources(folder))
+
+
+def get(name: str, folder: str | None = None) -> Benchmark:
+    """The declaration called `name`.
+
+    Raises:
+        BadBenchmark: it is unknown, or its file does not declare a `Benchmark` of that name.
+    """
+    sources = _sources(folder)
+    if name not in sources:
+        raise BadBenchmark(f"There is no benchmark {name!r}; known are {', '.join(sorted(sources))}.")
+    benchmark = sources[name]()
+    if not isinstance(benchmark, Benchmark) or benchmark.name != name:
+        raise BadBenchmark(f"The file of benchmark {name!r} must set BENCHMARK = Benchmark(name={name!r}, ...).")
+    return benchmark
+
+
+def load(benchmark: Benchmark, mirror: str | None = None) -> Rows:
+    """Read a benchmark's rows from the hub, or from a folder laid out like it.
+
+    Args:
+        mirror: folder that holds `<path>/<config>/<split>-*.parquet`; None reads from the hub.
+
+    Raises:
+        BadBenchmark: the dataset cannot be had, or a row does not fit the declaration.
+    """
+    test = _examples(benchmark, benchmark.test_split, mirror)
+    train = _examples(benchmark, benchmark.train_split, mirror)
+    seen = {_bare(example.question) for example in test}
+    clean = tuple(example for example in train if _bare(example.question) not in seen)
+    return Rows(train=clean, test=tuple(test), num_contaminated=len(train) - len(clean))
+
+
+def _examples(benchmark: Benchmark, split: str, mirror: str | None) -> list[Example]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    where = f"{benchmark.path}{f' ({benchmark.config})' if benchmark.config else ''}, split {split!r}"
+    try:
+        if mirror:
+            data = datasets.load_dataset(str(Path(mirror) / benchmark.path), data_dir=benchmark.config, split=split)
+        else:
+            data = datasets.load_dataset(benchmark.path, benchmark.config, split=split, revision=benchmark.revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        place = f"the mirror {mirror}" if mirror else "the hub"
+        reason = str(error).strip().splitlines()[0]
+        raise BadBenchmark(
+            f"Benchmark {benchmark.name!r}: {where} cannot be read from {place} ({reason}); "
+            "check the name and the connection, or name a mirror that holds it."
+        ) from error
+    examples = []
+    for index, row in enumerate(data):
+        try:
+            example = benchmark.to_example(row)
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise BadBenchmark(
+                f"Benchmark {benchmark.name!r}: row {index} of {where} does not fit the declaration "
+                f"({type(error).__name__}: {error}); it has the fields {', '.join(row)}."
+            ) from error
+        problem = _problem(example)
+        if problem:
+            raise BadBenchmark(f"Benchmark {benchmark.name!r}: row {index} of {where} {problem}.")
+        examples.append(replace(example, id=example.id or f"{split}-{index}"))
+    if not examples:
+        raise BadBenchmark(f"Benchmark {benchmark.name!r}: {where} has no rows.")
+    return examples
+
+
+def _problem(example: Example) -> str | None:
+    if not example.question.strip():
+        return "has an empty question"
+    if not example.answer.strip() or not example.golds:
+        return "has no gold answer"
+    if example.options and not set(example.golds) & set(example.options):
+        return f"has gold {example.golds!r}, which is not among its options {example.options!r}"
+    return None
+
+
+def _bare(text: str) -> str:
+    """Fold case, white space and punctuation away."""
+    return re.sub(r"[\W_]+", "", text.casefold())
+
+
+def _sources(folder: str | None) -> dict[str, Callable[[], Any]]:
+    """What can be loaded, by name; a user's folder comes last and may not replace a name."""
+    sources: dict[str, Callable[[], Any]] = {}
+    for module in pkgutil.iter_modules(__path__):
+        sources[module.name] = lambda name=module.name: importlib.import_module(f"{__name__}.{name}").BENCHMARK
+    for entry in importlib.metadata.entry_points(group="softprompt.benchmarks"):
+        _add(sources, entry.name, entry.load, "an entry point")
+    for file in sorted(Path(folder).glob("*.py")) if folder else ():
+        _add(sources, file.stem, lambda file=file: _import_file(file), str(file))
+    return sources
+
+
+def _add(sources: dict[str, Callable[[], Any]], name: str, source: Callable[[], Any], where: str) -> None:
+    if name in sources:
+        raise BadBenchmark(f"Two benchmarks are called {name!r}; rename the one declared by {where}.")
+    sources[name] = source
+
+
+def _import_file(file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"softprompt_user_benchmark_{file.stem}", file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return module.BENCHMARK
+    except Exception as error:
+        raise BadBenchmark(f"{file} cannot be used as a benchmark ({type(error).__name__}: {error}).") from error

@@ -1,0 +1,137 @@
+"""What a prompt makes the model say (greedy) and how likely it finds given answers, from one prefill.
+
+Shapes: B rows, T positions, C candidates of one chunk, A candidate positions, V vocabulary.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softprompt.models import LanguageModel
+from softprompt.prompt import Prompt, embed_prompts
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Greedy output up to the stop, stop string excluded."""
+
+    text: str
+    stopped: bool
+    """Whether it ended with an end-of-sequence token or a stop string, rather than at the token limit."""
+
+
+@torch.no_grad()
+def answer(
+    model: LanguageModel,
+    prompts: Sequence[Prompt],
+    vectors_SPD: Tensor | None = None,
+    *,
+    stop: Sequence[str] = (),
+    max_new_tokens: int,
+    candidates: Sequence[Sequence[list[int]]] | None = None,
+    micro_batch: int,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> tuple[list[Generation], list[list[float]]]:
+    """Greedy outputs of prompts, and log-likelihoods (nats) of each prompt's candidate answers if any are given.
+
+    Prompts are sorted by length and cut into micro-batches; results come back in the order of `prompts`.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
+    generations: list[Generation] = [Generation("", False)] * len(prompts)
+    scores: list[list[float]] = [[] for _ in prompts]
+    for start in range(0, len(order), micro_batch):
+        chunk = order[start : start + micro_batch]
+        embeds_BTD, mask_BT, _ = embed_prompts(model, [prompts[i] for i in chunk], vectors_SPD)
+        logits_B1V, cache = model.forward(inputs_embeds=embeds_BTD, mask_BT=mask_BT, num_logits=1)
+        if candidates is not None:
+            found = _score(model, cache, mask_BT, logits_B1V[:, 0], [candidates[i] for i in chunk], micro_batch)
+            for i, row_scores in zip(chunk, found, strict=True):
+                scores[i] = row_scores
+        for i, generation in zip(
+            chunk, _generate(model, cache, mask_BT, logits_B1V[:, 0], stop, max_new_tokens), strict=True
+        ):
+            generations[i] = generation
+        on_progress(len(chunk))
+    return generations, scores
+
+
+def _generate(
+    model: LanguageModel, cache: Any, mask_BT: Tensor, logits_BV: Tensor, stop: Sequence[str], max_new_tokens: int
+) -> list[Generation]:
+    """Continue prefilled rows greedily; finished rows leave the batch."""
+    tokens: list[list[int]] = [[] for _ in range(mask_BT.shape[0])]
+    generations = [Generation("", False)] * len(tokens)
+    running = list(range(len(tokens)))
+    for num_new in range(1, max_new_tokens + 1):
+        next_B = logits_BV.argmax(-1).tolist()
+        kept = []
+        for place, (row, token) in enumerate(zip(running, next_B, strict=True)):
+            if token in model.eos_ids:
+                generations[row] = Generation(model.decode(tokens[row]), True)
+                continue
+            tokens[row].append(token)
+            text = model.decode(tokens[row])
+            ends = [text.index(mark) for mark in stop if mark in text]
+            if ends:
+                generations[row] = Generation(text[: min(ends)], True)
+            elif num_new == max_new_tokens:
+                generations[row] = Generation(text, False)
+            else:
+                kept.append(place)
+        if not kept:
+            break
+        if len(kept) < len(running):
+            cache.batch_select_indices(torch.tensor(kept, device=model.device))
+            mask_BT = mask_BT[kept]
+            running = [running[place] for place in kept]
+        last_B1 = torch.tensor([[tokens[row][-1]] for row in running], device=model.device)
+        mask_BT = torch.cat([mask_BT, torch.ones_like(last_B1)], dim=1)
+        logits_B1V, cache = model.forward(input_ids=last_B1, mask_BT=mask_BT, cache=cache, num_logits=1)
+        logits_BV = logits_B1V[:, 0]
+    return generations
+
+
+def _score(
+    model: LanguageModel,
+    cache: Any,
+    mask_BT: Tensor,
+    logits_BV: Tensor,
+    candidates: Sequence[Sequence[list[int]]],
+    micro_batch: int,
+) -> list[list[float]]:
+    """Log-likelihood of every candidate behind its prefilled row. A candidate's first token is read off the prefill;
+    only longer candidates need a pass, which shares the row's keys and values."""
+    first_BV = logits_BV.float().log_softmax(-1)
+    scores = [[first_BV[row, ids[0]].item() for ids in found] for row, found in enumerate(candidates)]
+    rest = [(row, i, ids) for row, found in enumerate(candidates) for i, ids in enumerate(found) if len(ids) > 1]
+    for start in range(0, len(rest), micro_batch):
+        chunk = rest[start : start + micro_batch]
+        rows = torch.tensor([row for row, _, _ in chunk], device=model.device)
+        length = max(len(ids) for _, _, ids in chunk)
+        padded_CA = torch.tensor([ids + [0] * (length - len(ids)) for _, _, ids in chunk], device=model.device)
+        is_target = torch.tensor(
+            [[1] * (len(ids) - 1) + [0] * (length - len(ids)) for _, _, ids in chunk], device=model.device
+        )
+        inputs_CA = padded_CA[:, :-1]
+        logits_CAV, _ = model.forward(
+            input_ids=inputs_CA,
+            mask_BT=torch.cat([mask_BT[rows], torch.ones_like(inputs_CA)], dim=1),
+            cache=select_rows(cache, rows),
+            num_logits=length - 1,
+        )
+        target_CA = logits_CAV.float().log_softmax(-1).gather(-1, padded_CA[:, 1:, None])[..., 0]
+        for (row, i, _), total in zip(chunk, (target_CA * is_target).sum(1).tolist(), strict=True):
+            scores[row][i] += total
+    return scores
+
+
+def select_rows(cache: Any, rows: Tensor) -> Any:
+    """A cache that holds the given rows of `cache`, which stays as it is."""
+    chosen = copy.copy(cache)
+    chosen.layers = [copy.copy(layer) for layer in cache.layers]
+    chosen.batch_select_indices(rows)
+    return chosen

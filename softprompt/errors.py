@@ -1,0 +1,39 @@
+"""Errors a user can act on. Each message says what was found, what was expected, where, and what to do."""
+
+
+class SoftPromptError(Exception):
+    """Base of everything this library raises for its users.
+
+    `retryable` says whether the same call may succeed later without anyone changing anything
+    (a server that is away for a minute) or not (a checkpoint without weights).
+    """
+
+    retryable = False
+
+
+class BadStudy(SoftPromptError):
+    """A study, protocol or resources declaration that cannot be used as it is written."""
+
+
+class BadBucket(SoftPromptError):
+    """The place where checkpoints should appear is missing, empty, or laid out differently."""
+
+
+class BadCheckpoint(SoftPromptError):
+    """A checkpoint that cannot be evaluated, now or ever, as its files stand."""
+
+
+class IncompleteCheckpoint(BadCheckpoint):
+    """A checkpoint whose files are not all there yet; a later look may find it whole."""
+
+    retryable = True
+
+
+class BadBenchmark(SoftPromptError):
+    """A benchmark that is unknown, broken, or whose rows do not fit its declaration."""
+
+
+class TrackingUnavailable(SoftPromptError):
+    """MLflow did not answer; what was computed is kept and logged on a later try."""
+
+    retryable = True

@@ -1,0 +1,253 @@
+"""Tune and evaluate: one job from a checkpoint to a result."""
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import transformers
+from torch import Tensor
+
+from softprompt import benchmarks
+from softprompt.benchmarks import Benchmark, Example, Rows
+from softprompt.checkpoints import Checkpoint, open_checkpoint, read_metadata
+from softprompt.decode import answer
+from softprompt.errors import BadBenchmark
+from softprompt.metrics import Outcome, summarise
+from softprompt.models import LanguageModel, load_model
+from softprompt.prompt import Placement, Prompt, plain_prompt
+from softprompt.protocol import Protocol, Resources
+from softprompt.result import CurvePoint, Job, Result
+from softprompt.tune import TunedPrompt, tune
+
+Progress = Callable[[str, float], None]
+"""Called with what is being done and the share of the whole job that is done (0 to 1)."""
+
+
+def evaluate(
+    checkpoint: Checkpoint | str,
+    benchmark: Benchmark | str,
+    protocol: Protocol | None = None,
+    *,
+    resources: Resources | None = None,
+    rows: Rows | None = None,
+    mirror: str | None = None,
+    tokenizer: str | None = None,
+    progress: Progress = lambda _what, _share: None,
+) -> Result:
+    """Tune soft prompts for a frozen checkpoint and evaluate it under every condition of the protocol.
+
+    Args:
+        checkpoint: one found by `discover`, or the path of a folder in the Hugging Face layout.
+        benchmark: a declaration, or the name of one.
+        protocol: everything that decides the score; the default is `Protocol()`.
+        rows: the benchmark's rows, if they are at hand; else they are loaded from `mirror` or the hub.
+        tokenizer: where to read the tokenizer from, if the checkpoint has none.
+
+    Raises:
+        SoftPromptError: the checkpoint or the benchmark cannot be used; the message says why and what to do. A tuning
+            that diverges is no error: see `Result.diverged`.
+    """
+    protocol, resources = protocol or Protocol(), resources or Resources()
+    if isinstance(benchmark, str):
+        benchmark = benchmarks.get(benchmark)
+    if isinstance(checkpoint, str):
+        checkpoint = open_checkpoint(checkpoint)
+    clock = Clock()
+    with clock("load"):
+        rows = rows or benchmarks.load(benchmark, mirror)
+        shots, train, test = rows.sample(protocol)
+        model = load_model(checkpoint, resources, tokenizer)
+    work = Evaluation(model, benchmark, protocol, resources, test, clock, progress)
+    work.check_lengths([*train, *test], shots)
+
+    outcomes = work.plain("zero_shot")
+    if protocol.num_shots:
+        outcomes += work.plain("few_shot", shots)
+    curves, diverged, vectors = {}, {}, {}
+    for name in protocol.placements:
+        final, curves[name], tuned = work.soft_prompt(name, train)
+        outcomes += final
+        diverged[name] = tuned.diverged
+        vectors[name] = tuned.vectors_SPD.cpu().numpy()
+
+    metadata = read_metadata(*_filesystem(checkpoint))
+    return Result(
+        job_key=Job(checkpoint, benchmark, protocol).key,
+        variant=checkpoint.variant,
+        step=checkpoint.step,
+        tokens=metadata.get("tokens"),
+        benchmark=benchmark.name,
+        chance=benchmark.chance,
+        headline=protocol.headline,
+        protocol=protocol,
+        metrics={c: summarise([o for o in outcomes if o.condition == c]) for c in protocol.conditions},
+        curves=curves,
+        diverged=diverged,
+        seconds=dict(clock.seconds),
+        provenance={
+            "checkpoint": checkpoint.uri,
+            "checkpoint_fingerprint": checkpoint.fingerprint,
+            "benchmark_fingerprint": benchmark.fingerprint,
+            "protocol_fingerprint": protocol.fingerprint,
+            "num_train": len(train),
+            "num_test": len(test),
+            "num_contaminated": rows.num_contaminated,
+            "world_size": 1,
+            "device": str(model.device),
+            "dtype": str(model.network.dtype).removeprefix("torch."),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        outcomes=tuple(outcomes),
+        vectors=vectors,
+    )
+
+
+@dataclass
+class Clock:
+    """Seconds by phase."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class Evaluation:
+    """The conditions of one job on one loaded model."""
+
+    model: LanguageModel
+    benchmark: Benchmark
+    protocol: Protocol
+    resources: Resources
+    test: list[Example]
+    clock: Clock
+    progress: Progress
+    share_done: float = 0.0
+
+    def plain(self, condition: str, shots: Sequence[Example] = ()) -> list[Outcome]:
+        """A condition without vectors."""
+        prompts = [plain_prompt(self.model, self.benchmark.prompt(example, shots)) for example in self.test]
+        outcomes = self._outcomes(condition, prompts, None, self.test, with_scores=True)
+        self._advance(condition.replace("_", "-"))
+        return outcomes
+
+    def soft_prompt(
+        self, name: str, train: Sequence[Example]
+    ) -> tuple[list[Outcome], tuple[CurvePoint, ...], TunedPrompt]:
+        """Tune one placement: outcomes of the final prompts, the tuning curve, the final vectors."""
+        placement = Placement(name, self.model, self.benchmark, self.protocol)
+        num_curve = min(self.protocol.num_curve or len(self.test), len(self.test))
+        steps = tune(self.model, self.benchmark, placement, train, self.protocol, self.resources.micro_batch)
+        points = []
+        while True:
+            with self.clock("tune"):
+                tuned = next(steps)
+            is_final = tuned.step == self.protocol.num_steps
+            examples = self.test if is_final else self.test[:num_curve]
+            prompts = [
+                placement.prompt(example, seed) for seed in range(len(self.protocol.seeds)) for example in examples
+            ]
+            outcomes = self._outcomes(name, prompts, tuned.vectors_SPD, examples, with_scores=is_final)
+            on_curve = {example.id for example in self.test[:num_curve]}
+            points.append(
+                CurvePoint(
+                    step=tuned.step,
+                    loss=sum(tuned.losses) / len(tuned.losses),
+                    metrics=summarise([outcome for outcome in outcomes if outcome.item in on_curve]),
+                )
+            )
+            self._advance(f"{name} step {tuned.step}")
+            if is_final:
+                return outcomes, tuple(points), tuned
+
+    def check_lengths(self, examples: Sequence[Example], shots: Sequence[Example]) -> None:
+        """Raise `BadBenchmark` for a question that does not fit into the model's context."""
+        limit = self.model.context_length
+        if limit is None:
+            return
+        room = self.benchmark.max_new_tokens + self.protocol.num_vectors + len(self.model.bos_ids)
+        for few in (shots, ()) if shots else ((),):
+            longest = max(examples, key=lambda e: len(self.benchmark.prompt(e)))
+            length = len(self.model.encode(self.benchmark.prompt(longest, few)))
+            if length + room > limit:
+                raise BadBenchmark(
+                    f"Benchmark {self.benchmark.name!r}, item {longest.id}: {length} tokens"
+                    f"{f' with {len(few)} shots' if few else ''} and {room} for vectors and answer exceed the model's "
+                    f"context of {limit}. Lower num_shots, or leave this benchmark out for this model."
+                )
+
+    def _advance(self, what: str) -> None:
+        num_points = len(self.protocol.placements) * len(self.protocol.measured_steps)
+        self.share_done += 1 / (len(self.protocol.conditions) - len(self.protocol.placements) + num_points)
+        self.progress(what, min(1.0, self.share_done))
+
+    def _outcomes(
+        self,
+        condition: str,
+        prompts: Sequence[Prompt],
+        vectors_SPD: Tensor | None,
+        examples: Sequence[Example],
+        *,
+        with_scores: bool,
+    ) -> list[Outcome]:
+        """`prompts` are those of `examples`, once per seed, seeds outermost."""
+        items = [examples[i % len(examples)] for i in range(len(prompts))]
+        answers_of = {e.id: [*e.options, *([] if e.answer in e.options else [e.answer])] for e in examples}
+        ids_of = {
+            e.id: [self.model.continuation(self.benchmark.prompt(e), f" {text}") for text in answers_of[e.id]]
+            for e in examples
+            if with_scores
+        }
+        with self.clock("answer"):
+            generations, scores = answer(
+                self.model,
+                prompts,
+                vectors_SPD,
+                stop=self.benchmark.stop,
+                max_new_tokens=self.benchmark.max_new_tokens,
+                candidates=[ids_of[item.id] for item in items] if with_scores else None,
+                micro_batch=self.resources.micro_batch,
+            )
+        outcomes = []
+        grammar = self.benchmark.grammar
+        for item, prompt, generation, found in zip(items, prompts, generations, scores, strict=True):
+            strict = grammar.strict(generation.text, item) if generation.stopped else None
+            chosen = (
+                item.options[max(range(len(item.options)), key=found.__getitem__)] if found and item.options else None
+            )
+            outcomes.append(
+                Outcome(
+                    condition=condition,
+                    item=item.id,
+                    seed=None if vectors_SPD is None else self.protocol.seeds[prompt.seed],
+                    output=generation.text,
+                    stopped=generation.stopped,
+                    answer=strict,
+                    correct=grammar.is_right(strict, item),
+                    lenient_correct=grammar.is_right(grammar.lenient(generation.text, item), item),
+                    choice_correct=None if chosen is None else grammar.is_right(chosen, item),
+                    gold_bits=-found[answers_of[item.id].index(item.answer)] / LN_2 if found else None,
+                    gold_bytes=len(item.answer.encode()) if found else None,
+                )
+            )
+        return outcomes
+
+
+LN_2 = 0.6931471805599453
+
+
+def _filesystem(checkpoint: Checkpoint) -> tuple[object, str]:
+    import fsspec
+
+    return fsspec.filesystem("file"), str(checkpoint.local_path)

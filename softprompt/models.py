@@ -1,0 +1,168 @@
+"""Loading a checkpoint, and the few things about a language model that the rest of the heavy half needs."""
+
+import functools
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from softprompt.checkpoints import Checkpoint, check_folder
+from softprompt.errors import BadCheckpoint
+from softprompt.protocol import Resources
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A frozen causal language model and its tokenizer. Shapes: B rows, T positions, D width, V vocabulary."""
+
+    network: Any
+    tokenizer: Any
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.get_input_embeddings().weight.device
+
+    @functools.cached_property
+    def bos_ids(self) -> list[int]:
+        """What the tokenizer itself puts in front of every text: usually one BOS token, or nothing."""
+        start: list[int] = []
+        for token in self.tokenizer("a").input_ids:
+            if token not in self.tokenizer.all_special_ids:
+                break
+            start.append(token)
+        return start
+
+    @functools.cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """Every token that ends an answer."""
+        configured = self.network.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
+
+    @property
+    def terminator_id(self) -> int:
+        """The token that tuned answers end with."""
+        token = self.tokenizer.eos_token_id
+        return token if token is not None else min(self.eos_ids)
+
+    @functools.cached_property
+    def context_length(self) -> int | None:
+        return getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
+
+    @functools.cached_property
+    def forward_names(self) -> frozenset[str]:
+        """Names of the arguments that the network's `forward` takes."""
+        return frozenset(inspect.signature(self.network.forward).parameters)
+
+    @functools.cached_property
+    def embedding_rms(self) -> float:
+        """Root mean square of the embedded vocabulary, scale of the embedding layer included (Gemma has one)."""
+        squares, count = 0.0, 0
+        for ids in torch.arange(len(self.tokenizer), device=self.device).split(8192):
+            rows_VD = self.embed(ids).double()
+            squares, count = squares + rows_VD.square().sum().item(), count + rows_VD.numel()
+        return (squares / count) ** 0.5
+
+    def encode(self, text: str) -> list[int]:
+        """Tokens of `text` alone, no special tokens added."""
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def continuation(self, prompt: str, answer: str) -> list[int]:
+        """Tokens of `answer` as they follow the tokens of `prompt`.
+
+        Where the tokenizer would merge the two at the join, the answer is tokenised alone, so that the prompt's own
+        tokens, which the model is given at test time, never change.
+        """
+        prompt_ids, joint_ids = self.encode(prompt), self.encode(prompt + answer)
+        if joint_ids[: len(prompt_ids)] == prompt_ids:
+            return joint_ids[len(prompt_ids) :]
+        return self.encode(answer)
+
+    @torch.no_grad()
+    def embed(self, ids: Tensor) -> Tensor:
+        """(...) token ids -> (..., D), as the network itself embeds them."""
+        return self.network.get_input_embeddings()(ids)
+
+    def forward(self, *, num_logits: int, mask_BT: Tensor, cache: Any = None, **inputs: Tensor) -> tuple[Tensor, Any]:
+        """One pass over `inputs` (`inputs_embeds` or `input_ids`), which continue `cache` if there is one.
+
+        Args:
+            num_logits: logits are computed for the last so many positions only.
+            mask_BT: (B, cached + new positions), 0 at padding. Positions are counted along it.
+
+        Returns:
+            (B, num_logits, V) logits and the cache.
+        """
+        num_new = next(iter(inputs.values())).shape[1]
+        arguments: dict[str, Any] = {**inputs, "attention_mask": mask_BT, "use_cache": True}
+        if "position_ids" in self.forward_names:
+            arguments["position_ids"] = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -num_new:]
+        if "logits_to_keep" in self.forward_names:
+            arguments["logits_to_keep"] = num_logits
+        if cache is not None:
+            arguments["past_key_values"] = cache
+        output = self.network(**arguments)
+        return output.logits[:, -num_logits:], output.past_key_values
+
+
+def load_model(checkpoint: Checkpoint, resources: Resources, tokenizer: str | None = None) -> LanguageModel:
+    """Read a checkpoint's safetensors into a frozen network. The last one loaded is kept, so that a checkpoint's
+    benchmarks share it when they run in one process.
+
+    Args:
+        tokenizer: where to read the tokenizer from, if not from the checkpoint.
+
+    Raises:
+        BadCheckpoint: no usable weights, config or tokenizer; see the message.
+    """
+    return _load(str(checkpoint.local_path), checkpoint.fingerprint, resources, tokenizer)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(folder: str, fingerprint: str, resources: Resources, tokenizer_source: str | None) -> LanguageModel:
+    del fingerprint  # a key of the cache: overwritten weights are another checkpoint
+    check_folder(Path(folder))
+    device = resources.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = resources.dtype
+    if dtype == "auto":
+        dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+    try:
+        network = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=resources.trust_remote_code,
+            local_files_only=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer_source or folder, trust_remote_code=resources.trust_remote_code
+        )
+    except Exception as error:  # transformers raises many kinds for broken files; each is one broken checkpoint
+        reason = " ".join(str(error).split())[:300]
+        raise BadCheckpoint(f"{folder} cannot be loaded ({type(error).__name__}: {reason}).") from error
+    model = LanguageModel(network.to(device).eval().requires_grad_(False), tokenizer)
+    _check(model, folder)
+    return model
+
+
+def _check(model: LanguageModel, folder: str) -> None:
+    num_rows = model.network.get_input_embeddings().weight.shape[0]
+    if len(model.tokenizer) > num_rows:
+        raise BadCheckpoint(
+            f"{folder}: the tokenizer has {len(model.tokenizer)} tokens, the embedding only {num_rows} rows; "
+            "the tokenizer belongs to another model. Name the right one as `tokenizer` in the study."
+        )
+    if not model.eos_ids:
+        raise BadCheckpoint(f"{folder}: neither tokenizer nor generation config names an end-of-sequence token.")
+    for name, weight in model.network.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise BadCheckpoint(f"{folder}: the weights {name} hold NaN or infinity; the pre-training has diverged.")

@@ -1,0 +1,124 @@
+"""What decides a score (`Protocol`) and what must not (`Resources`)."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from softprompt.errors import BadStudy
+from softprompt.fingerprints import fingerprint
+
+PLACEMENTS = ("cue", "prefix", "both")
+
+
+class FromDict:
+    """Read a dataclass from plain values (TOML, JSON); unknown keys are refused by name."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise BadStudy(
+                f"{cls.__name__} has no setting {', '.join(map(repr, unknown))}; it has {', '.join(sorted(known))}."
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol(FromDict):
+    """Everything that decides a score, apart from the checkpoint and the benchmark.
+
+    Two results are comparable if and only if their protocols have the same `fingerprint`.
+    Ten vectors, 80 steps and about 640 samples are the paper's (arXiv:2606.12117); the rest is ours,
+    with the measurements behind it in `docs/decisions/`.
+    """
+
+    placements: tuple[str, ...] = ("cue", "prefix")
+    """Where the vectors go; each is tuned and evaluated, the first is the headline that ranks variants."""
+    num_vectors: int = 10
+    """Vectors in front of the question (`prefix`). `cue` has as many vectors as the answer cue has tokens."""
+    num_steps: int = 80
+    batch_size: int = 8
+    num_train: int = 640
+    """Distinct training samples; repeated in epochs if `num_steps * batch_size` asks for more."""
+    num_test: int | None = None
+    """First so many items of the test split; None for all."""
+    num_shots: int = 3
+    seeds: tuple[int, ...] = (0, 1, 2)
+    prefix_rate: float = 1.0
+    """Peak learning rate of the vectors in front, in units of the embedding rows' RMS."""
+    cue_rate: float = 0.3
+    """Peak learning rate of the vectors that replace the cue, in the same units."""
+    num_warmup_steps: int = 4
+    curve_steps: tuple[int, ...] = (0, 10, 20, 40, 80)
+    """Tuning steps after which the prompt is evaluated; those beyond `num_steps` are left out."""
+    num_curve: int | None = 100
+    """First so many test items for the points of the tuning curve; None for all."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_vectors", "num_steps", "batch_size", "num_train"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+        for name in ("num_test", "num_curve"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "at least 1, or left out for all items")
+        _require(self.num_shots >= 0, "num_shots", self.num_shots, "0 or more")
+        for name in ("prefix_rate", "cue_rate"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "a positive multiple of the embedding RMS")
+        _require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "distinct seeds")
+        _require(
+            bool(self.placements)
+            and set(self.placements) <= set(PLACEMENTS)
+            and len(set(self.placements)) == len(self.placements),
+            "placements",
+            self.placements,
+            f"distinct names out of {', '.join(PLACEMENTS)}",
+        )
+        _require(
+            list(self.curve_steps) == sorted(set(self.curve_steps)) and min(self.curve_steps, default=0) >= 0,
+            "curve_steps",
+            self.curve_steps,
+            "rising step numbers from 0",
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint({"protocol": 1, **self.to_dict()})
+
+    @property
+    def headline(self) -> str:
+        """The condition whose accuracy ranks the variants."""
+        return self.placements[0]
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """All conditions of a result, in the order in which tables show them."""
+        return ("zero_shot", *(("few_shot",) if self.num_shots else ()), *self.placements)
+
+    @property
+    def measured_steps(self) -> tuple[int, ...]:
+        """The tuning curve's steps; the last is always the final one."""
+        return (*(step for step in self.curve_steps if step < self.num_steps), self.num_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources(FromDict):
+    """Where and how fast a job runs. Never part of its identity: scores do not depend on it."""
+
+    device: str = "auto"
+    """'auto' takes the first GPU and else the CPU; otherwise a torch device name."""
+    dtype: str = "auto"
+    """Of the backbone; 'auto' is bfloat16 on a GPU and float32 on a CPU. The vectors are always float32."""
+    micro_batch: int = 96
+    """Most rows in one forward pass."""
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "a whole number of at least 1")
+        _require(self.dtype in ("auto", "float32", "bfloat16"), "dtype", self.dtype, "auto, float32 or bfloat16")
+
+
+def _require(holds: bool, name: str, found: Any, expected: str) -> None:
+    if not holds:
+        raise BadStudy(f"{name} is {found!r}; expected {expected}.")

@@ -1,0 +1,152 @@
+"""A job and what came of it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from softprompt.benchmarks import Benchmark
+from softprompt.checkpoints import Checkpoint
+from softprompt.fingerprints import fingerprint
+from softprompt.metrics import Estimate, Outcome, is_saturated
+from softprompt.protocol import Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+RESULT_FILE = "result.json"
+ITEMS_FILE = "items.parquet"
+VECTORS_FILE = "vectors.safetensors"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The unit of work: one checkpoint on one benchmark under one protocol."""
+
+    checkpoint: Checkpoint
+    benchmark: Benchmark
+    protocol: Protocol
+
+    @property
+    def key(self) -> str:
+        """Identity of the job: two jobs with the same key have the same result."""
+        return fingerprint([self.checkpoint.fingerprint, self.benchmark.fingerprint, self.protocol.fingerprint])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """A soft prompt on the curve's items after `step` tuning steps, averaged over seeds."""
+
+    step: int
+    loss: float
+    """Mean over the seeds of the last batch's loss before this step; of the first batch at step 0. In nats a token."""
+    metrics: dict[str, Estimate]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """Everything one job found out. `save` and `load` keep it in a folder of three files."""
+
+    job_key: str
+    variant: str
+    step: int
+    tokens: int | None
+    benchmark: str
+    chance: float
+    headline: str
+    """The condition that ranks variants."""
+    protocol: Protocol
+    metrics: dict[str, dict[str, Estimate]]
+    """Condition -> metric -> estimate. A metric that is undefined is absent."""
+    curves: dict[str, tuple[CurvePoint, ...]]
+    """Placement -> tuning curve."""
+    diverged: dict[str, tuple[int, ...]]
+    """Placement -> seeds whose tuning diverged; empty when all went well."""
+    seconds: dict[str, float]
+    """Wall-clock seconds by phase: tune, generate, score."""
+    provenance: dict[str, Any]
+    """Versions, device, dtype, world size, counts of items, tokens and vectors."""
+    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
+    vectors: "dict[str, np.ndarray]" = field(default_factory=dict, repr=False)
+    """Placement -> tuned vectors, (seed, vector, width), float32."""
+
+    @property
+    def status(self) -> str:
+        return "diverged" if any(self.diverged.values()) else "ok"
+
+    def saturated(self, placement: str, metric: str) -> bool | None:
+        """Has the tuning curve of `metric` stopped rising? None where it was not measured."""
+        values = [p.metrics[metric].value for p in self.curves.get(placement, ()) if metric in p.metrics]
+        return is_saturated(values) if values else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the outcomes and the vectors, as plain values for JSON."""
+        values = asdict(self, dict_factory=lambda pairs: {k: v for k, v in pairs if k not in ("outcomes", "vectors")})
+        lights = {
+            placement: {name: self.saturated(placement, name) for name in ("format_following", "accuracy")}
+            for placement in self.curves
+        }
+        return {**values, "status": self.status, "saturated": lights}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `result.json`, `items.parquet` and `vectors.safetensors` into `folder`."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        from safetensors.numpy import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESULT_FILE).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False))
+        pq.write_table(pa.Table.from_pylist([asdict(o) for o in self.outcomes], schema=_schema()), folder / ITEMS_FILE)
+        save_file(self.vectors, folder / VECTORS_FILE, metadata={"job_key": self.job_key})
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, *, with_items: bool = True) -> Self:
+        """Read what `save` wrote; the vectors stay in their file."""
+        folder = Path(folder)
+        values = json.loads((folder / RESULT_FILE).read_text())
+        outcomes: Iterable[Outcome] = ()
+        if with_items:
+            import pyarrow.parquet as pq
+
+            outcomes = (Outcome(**row) for row in pq.read_table(folder / ITEMS_FILE).to_pylist())
+        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        return cls(
+            **{
+                **known,
+                "protocol": Protocol.from_dict(values["protocol"]),
+                "metrics": {condition: _estimates(found) for condition, found in values["metrics"].items()},
+                "curves": {
+                    placement: tuple(CurvePoint(**{**p, "metrics": _estimates(p["metrics"])}) for p in points)
+                    for placement, points in values["curves"].items()
+                },
+                "diverged": {placement: tuple(seeds) for placement, seeds in values["diverged"].items()},
+                "outcomes": tuple(outcomes),
+            }
+        )
+
+
+def _estimates(values: dict[str, Any]) -> dict[str, Estimate]:
+    return {name: Estimate(**estimate) for name, estimate in values.items()}
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    text, flag, whole, real = pa.string(), pa.bool_(), pa.int64(), pa.float64()
+    types = {
+        "condition": text,
+        "item": text,
+        "seed": whole,
+        "output": text,
+        "stopped": flag,
+        "answer": text,
+        "correct": flag,
+        "lenient_correct": flag,
+        "choice_correct": flag,
+        "gold_bits": real,
+        "gold_bytes": whole,
+    }
+    return pa.schema(list(types.items()))

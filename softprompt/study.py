@@ -1,0 +1,94 @@
+"""A study: what a team writes once, in one small TOML file."""
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from softprompt import benchmarks
+from softprompt.benchmarks import Benchmark
+from softprompt.checkpoints import Layout
+from softprompt.errors import BadStudy
+from softprompt.protocol import Protocol, Resources
+
+PATHS = ("bucket", "mirror", "tokenizer", "benchmark_folder", "home")
+"""Settings that may be a path relative to the study's file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Where checkpoints appear, what is measured on them, and where the results go."""
+
+    name: str
+    """Also the name of the MLflow experiment."""
+    bucket: str
+    """Local folder or fsspec URL."""
+    layout: str = "{variant}/step-{step}"
+    benchmarks: tuple[str, ...]
+    tracking_uri: str = ""
+    """MLflow's; empty for `mlflow.db` in `home`."""
+    mirror: str | None = None
+    """Folder laid out like the hub, to read datasets from; None for the hub."""
+    benchmark_folder: str | None = None
+    """Folder with benchmark files of your own."""
+    tokenizer: str | None = None
+    """Where to read the tokenizer from, if the checkpoints lack one."""
+    home: str = ".softprompt"
+    """Folder for what this machine keeps: computed results not logged yet, the report, the default store."""
+    protocol: Protocol
+    resources: Resources
+
+    def __post_init__(self) -> None:
+        Layout(self.layout)
+        if not self.benchmarks:
+            raise BadStudy("The study names no benchmarks; `softprompt benchmarks` lists what there is.")
+        for name in self.benchmarks:
+            self.benchmark(name)
+
+    @classmethod
+    def read(cls, file: str | Path) -> "Study":
+        """Read a study's TOML file; relative paths in it are relative to the file.
+
+        Raises:
+            BadStudy: the file is missing, is no TOML, or has unknown, missing or impossible settings.
+        """
+        file = Path(file).absolute()
+        try:
+            values = tomllib.loads(file.read_text())
+        except FileNotFoundError as error:
+            raise BadStudy(f"There is no study file {file}; name one, such as demo/study.toml.") from error
+        except tomllib.TOMLDecodeError as error:
+            raise BadStudy(f"{file} is no valid TOML: {error}.") from error
+        return cls.from_dict(values, folder=file.parent)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], folder: Path) -> "Study":
+        """A study from plain values; relative paths are relative to `folder`."""
+        settings = {f.name for f in fields(cls)}
+        unknown, missing = sorted(set(values) - settings), sorted({"name", "bucket", "benchmarks"} - set(values))
+        if unknown or missing:
+            raise BadStudy(
+                f"The study has unknown settings {unknown}, known are {sorted(settings)}."
+                if unknown
+                else f"The study lacks the settings {missing}."
+            )
+        values = {"home": cls.home, **values}
+        for name in PATHS:
+            place = values.get(name)
+            if place and "://" not in place and (name != "tokenizer" or (folder / place).exists()):
+                values[name] = str((folder / place).resolve())
+        return cls(
+            **{
+                **values,
+                "benchmarks": tuple(values["benchmarks"]),
+                "protocol": Protocol.from_dict(values.get("protocol", {})),
+                "resources": Resources.from_dict(values.get("resources", {})),
+            }
+        )
+
+    def benchmark(self, name: str) -> Benchmark:
+        return benchmarks.get(name, self.benchmark_folder)
+
+    @property
+    def mlflow_uri(self) -> str:
+        return self.tracking_uri or f"sqlite:///{self.home}/mlflow.db"

@@ -1,0 +1,183 @@
+"""Tuning the vectors of one placement, all seeds in one batch.
+
+Shapes: S seeds, P vectors, D width, B rows, T prompt positions, A answer positions.
+"""
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from softprompt.benchmarks import Benchmark, Example
+from softprompt.models import LanguageModel
+from softprompt.prompt import Placement, Prompt, embed_prompts
+from softprompt.protocol import Protocol
+
+MAX_NORM = 1.0
+"""Gradients are clipped to this norm, each seed's on its own."""
+
+IGNORED = -100
+"""Label of a position that carries no loss."""
+
+
+@dataclass(frozen=True)
+class TunedPrompt:
+    """The vectors after `step` steps."""
+
+    step: int
+    vectors_SPD: Tensor
+    losses: tuple[float, ...]
+    """By seed: the last batch's mean loss over the answer's tokens and the terminator, in nats a token."""
+    diverged: tuple[int, ...]
+    """Seeds whose loss or gradient was not finite; their vectors stopped at the last finite ones."""
+
+
+def tune(
+    model: LanguageModel,
+    benchmark: Benchmark,
+    placement: Placement,
+    examples: Sequence[Example],
+    protocol: Protocol,
+    micro_batch: int,
+) -> Iterator[TunedPrompt]:
+    """Tune one prompt per seed on the same examples; yields at each of the protocol's measured steps, 0 included.
+
+    The seeds share forward passes but nothing else: each has its own vectors, sample order, loss, and clipping.
+    """
+    seeds = [SeedVectors(vectors_PD, placement.num_front) for vectors_PD in placement.initial_vectors(protocol.seeds)]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [seed.front_PD for seed in seeds], "lr": protocol.prefix_rate * model.embedding_rms},
+            {"params": [seed.back_PD for seed in seeds], "lr": protocol.cue_rate * model.embedding_rms},
+        ],
+        weight_decay=0.0,
+    )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, protocol))
+    answers = [[*model.continuation(benchmark.prompt(e), f" {e.answer}"), model.terminator_id] for e in examples]
+    prompts = [[placement.prompt(e, seed) for e in examples] for seed in range(len(seeds))]
+    diverged: set[int] = set()
+
+    def state(step: int, losses_S: Tensor) -> TunedPrompt:
+        vectors_SPD = torch.stack([seed.vectors_PD.detach() for seed in seeds])
+        return TunedPrompt(
+            step, vectors_SPD, tuple(losses_S.tolist()), tuple(protocol.seeds[i] for i in sorted(diverged))
+        )
+
+    losses_S = torch.zeros(len(seeds))
+    for step, batch_of_seed in enumerate(batches(examples, protocol)):
+        rows = [(prompts[seed][i], answers[i]) for seed, batch in enumerate(batch_of_seed) for i in batch]
+        optimizer.zero_grad()
+        losses_S = _backward(model, rows, seeds, micro_batch)
+        if step in protocol.measured_steps:
+            yield state(step, losses_S)
+        for number, seed in enumerate(seeds):
+            norm = torch.nn.utils.clip_grad_norm_(seed.parameters(), MAX_NORM)
+            if not (torch.isfinite(losses_S[number]) and torch.isfinite(norm)):
+                diverged.add(number)
+            if number in diverged:
+                seed.zero_grad()  # AdamW leaves parameters without a gradient alone
+        optimizer.step()
+        scheduler.step()
+    yield state(protocol.num_steps, losses_S)
+
+
+class SeedVectors(torch.nn.Module):
+    """The vectors of one seed: (P, D) float32, those in front of the question first."""
+
+    def __init__(self, vectors_PD: Tensor, num_front: int) -> None:
+        super().__init__()
+        self.front_PD = torch.nn.Parameter(vectors_PD[:num_front].clone())
+        self.back_PD = torch.nn.Parameter(vectors_PD[num_front:].clone())
+
+    @property
+    def vectors_PD(self) -> Tensor:
+        return torch.cat([self.front_PD, self.back_PD])
+
+
+def learning_rate(step: int, protocol: Protocol) -> float:
+    """Share of the peak rate: linear warm-up, then cosine to 0."""
+    if step < protocol.num_warmup_steps:
+        return (step + 1) / (protocol.num_warmup_steps + 1)
+    done = (step - protocol.num_warmup_steps) / max(1, protocol.num_steps - protocol.num_warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def batches(examples: Sequence[Example], protocol: Protocol) -> Iterator[list[list[int]]]:
+    """For each step, a batch of example indices per seed.
+
+    Samples of like length (in characters, so that every tokenizer gets the same batches) share a batch, and at any step
+    the batches of all seeds come from the same stretch of lengths: little padding, yet every seed has an order of its own
+    and meets every sample once an epoch.
+    """
+    by_length = sorted(range(len(examples)), key=lambda i: (len(examples[i].question) + len(examples[i].answer), i))
+    num_seeds, size = len(protocol.seeds), protocol.batch_size
+    stretch = size * max(num_seeds, 1)
+    common = random.Random(0)
+    own = [random.Random(f"batches {seed}") for seed in protocol.seeds]
+    steps: list[list[list[int]]] = []
+    while len(steps) < protocol.num_steps:
+        epoch: list[list[list[int]]] = []
+        for start in range(0, len(by_length), stretch):
+            orders = [
+                rng.sample(by_length[start : start + stretch], len(by_length[start : start + stretch])) for rng in own
+            ]
+            for offset in range(0, len(orders[0]), size):
+                epoch.append([order[offset : offset + size] for order in orders])
+        common.shuffle(epoch)
+        steps += epoch
+    yield from steps[: protocol.num_steps]
+
+
+def _backward(
+    model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]], seeds: Sequence[SeedVectors], micro_batch: int
+) -> Tensor:
+    """Add the gradient of each seed's mean loss to its vectors; returns the (S,) losses.
+
+    Every seed's loss is divided by the tokens of its whole batch, so that micro-batches change nothing and no seed's
+    gradient depends on another's.
+    """
+    num_tokens_S = torch.zeros(len(seeds), device=model.device)
+    for prompt, answer in rows:
+        num_tokens_S[prompt.seed] += len(answer)
+    losses_S = torch.zeros(len(seeds), device=model.device)
+    for start in range(0, len(rows), micro_batch):
+        chunk = rows[start : start + micro_batch]
+        vectors_SPD = torch.stack([seed.vectors_PD for seed in seeds])
+        seeds_B = torch.tensor([prompt.seed for prompt, _ in chunk], device=model.device)
+        part_S = (
+            torch.zeros_like(losses_S).index_add(0, seeds_B, answer_losses(model, chunk, vectors_SPD)) / num_tokens_S
+        )
+        part_S.sum().backward()
+        losses_S += part_S.detach()
+    return losses_S
+
+
+def answer_losses(model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
+    """(B,) summed cross-entropy of each row's answer, in nats.
+
+    Positions before the first vector have no gradient and are computed without one. Logits are computed at the answer
+    only. The last answer token is a target, never an input.
+    """
+    prompts = [prompt for prompt, _ in rows]
+    embeds_BTD, mask_BT, first = embed_prompts(model, prompts, vectors_SPD)
+    length = max(len(answer) for _, answer in rows)
+    answers_BA = torch.tensor([a + [IGNORED] * (length - len(a)) for _, a in rows], device=model.device)
+    inputs_BA = answers_BA[:, :-1].clamp(min=0)
+    embeds_BTD = torch.cat([embeds_BTD, model.embed(inputs_BA)], dim=1)
+    # Padding behind an answer is never attended by it; marking it 0 would only cost a mask.
+    mask_BT = torch.cat([mask_BT, torch.ones_like(inputs_BA)], dim=1)
+    cache = None
+    if first >= len(model.bos_ids) + 8:  # not worth a pass of its own for a lone BOS
+        with torch.no_grad():
+            _, cache = model.forward(inputs_embeds=embeds_BTD[:, :first], mask_BT=mask_BT[:, :first], num_logits=1)
+        embeds_BTD = embeds_BTD[:, first:]
+    logits_BAV, _ = model.forward(inputs_embeds=embeds_BTD, mask_BT=mask_BT, cache=cache, num_logits=length)
+    return (
+        F.cross_entropy(logits_BAV.float().flatten(0, 1), answers_BA.flatten(), ignore_index=IGNORED, reduction="none")
+        .view(answers_BA.shape)
+        .sum(1)
+    )
