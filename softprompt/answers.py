@@ -1,4 +1,4 @@
-"""Answer grammars: which outputs follow the format (strict), and what a kind reader would take from any output (lenient).
+"""Answer grammars: which outputs follow the format, and what a kind reader would take from any output.
 
 A grammar answers three questions about one item: does the output match the grammar in full, and which answer does it
 then give (`strict`); which answer would a fixed flexible extractor find (`lenient`); is that answer right (`is_right`).

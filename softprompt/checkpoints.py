@@ -63,7 +63,7 @@ class Layout:
         self.pattern = pattern.strip("/")
         if self.pattern.count("{variant}") != 1 or self.pattern.count("{step}") != 1:
             raise BadBucket(
-                f"The layout {pattern!r} must name {{variant}} and {{step}} once each, as in '{{variant}}/step-{{step}}'."
+                f"The layout {pattern!r} must name {{variant}} and {{step}} once each: '{{variant}}/step-{{step}}'."
             )
         self.levels = [re.compile(_segment(part)) for part in self.pattern.split("/")]
         self.whole = re.compile("/".join(level.pattern for level in self.levels))

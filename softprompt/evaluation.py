@@ -1,11 +1,13 @@
 """Tune and evaluate: one job from a checkpoint to a result."""
 
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import fsspec
 import torch
 import transformers
 from torch import Tensor
@@ -73,7 +75,7 @@ def evaluate(
         diverged[name] = tuned.diverged
         vectors[name] = tuned.vectors_SPD.cpu().numpy()
 
-    metadata = read_metadata(*_filesystem(checkpoint))
+    metadata = read_metadata(fsspec.filesystem("file"), str(checkpoint.local_path))
     return Result(
         job_key=Job(checkpoint, benchmark, protocol).key,
         variant=checkpoint.variant,
@@ -237,17 +239,8 @@ class Evaluation:
                     correct=grammar.is_right(strict, item),
                     lenient_correct=grammar.is_right(grammar.lenient(generation.text, item), item),
                     choice_correct=None if chosen is None else grammar.is_right(chosen, item),
-                    gold_bits=-found[answers_of[item.id].index(item.answer)] / LN_2 if found else None,
+                    gold_bits=-found[answers_of[item.id].index(item.answer)] / math.log(2) if found else None,
                     gold_bytes=len(item.answer.encode()) if found else None,
                 )
             )
         return outcomes
-
-
-LN_2 = 0.6931471805599453
-
-
-def _filesystem(checkpoint: Checkpoint) -> tuple[object, str]:
-    import fsspec
-
-    return fsspec.filesystem("file"), str(checkpoint.local_path)

@@ -62,7 +62,7 @@ class LanguageModel:
     def embedding_rms(self) -> float:
         """Root mean square of the embedded vocabulary, scale of the embedding layer included (Gemma has one)."""
         squares, count = 0.0, 0
-        for ids in torch.arange(len(self.tokenizer), device=self.device).split(8192):
+        for ids in torch.split(torch.arange(len(self.tokenizer), device=self.device), 8192):
             rows_VD = self.embed(ids).double()
             squares, count = squares + rows_VD.square().sum().item(), count + rows_VD.numel()
         return (squares / count) ** 0.5
@@ -136,7 +136,7 @@ def _load(folder: str, fingerprint: str, resources: Resources, tokenizer_source:
     if dtype == "auto":
         dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
     try:
-        network = AutoModelForCausalLM.from_pretrained(
+        network: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,

@@ -3,6 +3,8 @@
 Shapes: S seeds, P vectors, D width, B rows, T positions.
 """
 
+import itertools
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,7 +43,8 @@ class Placement:
     def __init__(self, name: str, model: LanguageModel, benchmark: Benchmark, protocol: Protocol) -> None:
         self.model, self.benchmark = model, benchmark
         self.num_front = protocol.num_vectors if name in ("prefix", "both") else 0
-        self.cue_ids = model.encode(benchmark.cue) if name in ("cue", "both") else []
+        self.front_text = protocol.prefix_text
+        self.cue_ids = model.encode(protocol.cue_text or benchmark.cue) if name in ("cue", "both") else []
 
     def prompt(self, example: Example, seed: int) -> Prompt:
         if self.cue_ids:
@@ -61,16 +64,17 @@ class Placement:
         )
 
     def initial_vectors(self, seeds: Sequence[int]) -> Tensor:
-        """(S, P, D) float32. Vectors in front start as rows of the vocabulary drawn by seed, never from N(0, 1), which
-        is tens of times too large; vectors instead of the cue start as its tokens."""
-        special = set(self.model.tokenizer.all_special_ids)
-        ordinary = torch.tensor([i for i in range(len(self.model.tokenizer)) if i not in special])
-        ids_SP = []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            drawn = ordinary[torch.randint(len(ordinary), (self.num_front,), generator=generator)]
-            ids_SP.append([*drawn.tolist(), *self.cue_ids])
+        """(S, P, D) float32. Vectors in front start as rows of the vocabulary drawn by seed (or as a text's tokens), never
+        from N(0, 1), which is tens of times too large; vectors instead of the cue start as its tokens."""
+        ids_SP = [[*self._front_ids(seed), *self.cue_ids] for seed in seeds]
         return self.model.embed(torch.tensor(ids_SP, device=self.model.device)).float()
+
+    def _front_ids(self, seed: int) -> list[int]:
+        if self.front_text:
+            return list(itertools.islice(itertools.cycle(self.model.encode(self.front_text)), self.num_front))
+        special = set(self.model.tokenizer.all_special_ids)
+        ordinary = [i for i in range(len(self.model.tokenizer)) if i not in special]
+        return random.Random(f"vectors of seed {seed}").choices(ordinary, k=self.num_front)
 
 
 def plain_prompt(model: LanguageModel, text: str) -> Prompt:

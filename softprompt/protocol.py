@@ -39,6 +39,10 @@ class Protocol(FromDict):
     """Where the vectors go; each is tuned and evaluated, the first is the headline that ranks variants."""
     num_vectors: int = 10
     """Vectors in front of the question (`prefix`). `cue` has as many vectors as the answer cue has tokens."""
+    prefix_text: str = ""
+    """Text whose tokens, repeated as often as needed, the vectors in front start from; empty for sampled vocabulary."""
+    cue_text: str = ""
+    """Text whose tokens the vectors instead of the cue start from; empty for the benchmark's own cue."""
     num_steps: int = 80
     batch_size: int = 8
     num_train: int = 640

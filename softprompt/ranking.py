@@ -1,5 +1,6 @@
 """Ranking variants at matched steps, with the uncertainty that the items leave."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,7 +18,7 @@ FORMAT_LEARNED = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A variant's place. `score` is its chance-centred accuracy, averaged over the benchmarks, with its 95 % interval."""
+    """A variant's place. `score` is its chance-centred accuracy averaged over the benchmarks, with a 95 % interval."""
 
     rank: int
     variant: str
@@ -145,7 +146,7 @@ def rank(
         for place, i in enumerate(order)
     )
     comparisons = []
-    for i, j in zip(order, order[1:], strict=False):
+    for i, j in itertools.pairwise(order):
         low, high = np.quantile(resampled_RV[:, i] - resampled_RV[:, j], [0.025, 0.975])
         comparisons.append(
             Comparison(

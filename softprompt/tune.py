@@ -109,27 +109,25 @@ def learning_rate(step: int, protocol: Protocol) -> float:
 def batches(examples: Sequence[Example], protocol: Protocol) -> Iterator[list[list[int]]]:
     """For each step, a batch of example indices per seed.
 
-    Samples of like length (in characters, so that every tokenizer gets the same batches) share a batch, and at any step
-    the batches of all seeds come from the same stretch of lengths: little padding, yet every seed has an order of its own
-    and meets every sample once an epoch.
+    Samples of like length (in characters, so that every tokenizer gets the same batches) share a batch, and at any
+    step the batches of all seeds come from the same stretch of lengths: little padding, yet every seed has an order of
+    its own and meets every sample once an epoch.
     """
     by_length = sorted(range(len(examples)), key=lambda i: (len(examples[i].question) + len(examples[i].answer), i))
-    num_seeds, size = len(protocol.seeds), protocol.batch_size
-    stretch = size * max(num_seeds, 1)
-    common = random.Random(0)
-    own = [random.Random(f"batches {seed}") for seed in protocol.seeds]
-    steps: list[list[list[int]]] = []
-    while len(steps) < protocol.num_steps:
-        epoch: list[list[list[int]]] = []
-        for start in range(0, len(by_length), stretch):
-            orders = [
-                rng.sample(by_length[start : start + stretch], len(by_length[start : start + stretch])) for rng in own
-            ]
-            for offset in range(0, len(orders[0]), size):
-                epoch.append([order[offset : offset + size] for order in orders])
+    size, num_seeds = protocol.batch_size, len(protocol.seeds)
+    stretches = [by_length[start : start + size * num_seeds] for start in range(0, len(by_length), size * num_seeds)]
+    common = random.Random("order of batches")
+    own = [random.Random(f"batches of seed {seed}") for seed in protocol.seeds]
+    num_left = protocol.num_steps
+    while num_left:
+        epoch = []
+        for stretch in stretches:
+            orders = [rng.sample(stretch, len(stretch)) for rng in own]
+            starts = range(0, len(stretch), size)
+            epoch += [[order[start : start + size] for order in orders] for start in starts]
         common.shuffle(epoch)
-        steps += epoch
-    yield from steps[: protocol.num_steps]
+        yield from epoch[:num_left]
+        num_left -= min(num_left, len(epoch))
 
 
 def _backward(
@@ -151,7 +149,7 @@ def _backward(
         part_S = (
             torch.zeros_like(losses_S).index_add(0, seeds_B, answer_losses(model, chunk, vectors_SPD)) / num_tokens_S
         )
-        part_S.sum().backward()
+        torch.autograd.backward(part_S.sum())
         losses_S += part_S.detach()
     return losses_S
 

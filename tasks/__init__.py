@@ -1,0 +1,1 @@
+"""Thin Prefect tasks around the library. MLflow lives here; nothing here computes."""

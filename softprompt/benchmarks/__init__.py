@@ -4,6 +4,7 @@ A benchmark is found by its presence: a file in this folder, a file in a folder 
 point of the group `softprompt.benchmarks` that names a `Benchmark`. A broken file raises at once.
 """
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -190,11 +191,11 @@ def _sources(folder: str | None) -> dict[str, Callable[[], Any]]:
     """What can be loaded, by name; a user's folder comes last and may not replace a name."""
     sources: dict[str, Callable[[], Any]] = {}
     for module in pkgutil.iter_modules(__path__):
-        sources[module.name] = lambda name=module.name: importlib.import_module(f"{__name__}.{name}").BENCHMARK
+        sources[module.name] = functools.partial(_import_own, module.name)
     for entry in importlib.metadata.entry_points(group="softprompt.benchmarks"):
         _add(sources, entry.name, entry.load, "an entry point")
     for file in sorted(Path(folder).glob("*.py")) if folder else ():
-        _add(sources, file.stem, lambda file=file: _import_file(file), str(file))
+        _add(sources, file.stem, functools.partial(_import_file, file), str(file))
     return sources
 
 
@@ -202,6 +203,10 @@ def _add(sources: dict[str, Callable[[], Any]], name: str, source: Callable[[], 
     if name in sources:
         raise BadBenchmark(f"Two benchmarks are called {name!r}; rename the one declared by {where}.")
     sources[name] = source
+
+
+def _import_own(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{name}").BENCHMARK
 
 
 def _import_file(file: Path) -> Any:

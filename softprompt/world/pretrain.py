@@ -3,6 +3,7 @@
 Shapes: B rows, T positions.
 """
 
+import itertools
 import json
 import math
 import random
@@ -26,7 +27,7 @@ from softprompt.world.facts import World
 from softprompt.world.truth import known_share
 
 BOS, EOS = "<s>", "</s>"
-NUM_LAYERS = 3
+NUM_LAYERS = 2
 ROWS, POSITIONS = 16, 64
 STEPS_A_TURN = 10
 PEAK_RATE, NUM_WARMUP_STEPS = 6e-3, 20
@@ -36,8 +37,8 @@ PEAK_RATE, NUM_WARMUP_STEPS = 6e-3, 20
 class Schedule:
     """How long variants train, and when they are saved."""
 
-    num_steps: int = 600
-    save_every: int = 150
+    num_steps: int = 800
+    save_every: int = 200
 
     def __post_init__(self) -> None:
         if self.save_every % STEPS_A_TURN or self.num_steps % self.save_every:
@@ -108,7 +109,7 @@ class Variant:
             logits = self.network(ids_BT[:, :-1], use_cache=False).logits
             loss = F.cross_entropy(logits.flatten(0, 1), ids_BT[:, 1:].flatten())
             self.optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             self.optimizer.step()
             self.scheduler.step()
@@ -118,7 +119,7 @@ class Variant:
     def save(self, bucket: Path) -> Path:
         """Write the checkpoint into `<bucket>/<variant>/step-<step>`, which appears whole or not at all. Its metadata
         hold the step, the tokens seen, and what the variant truly knows."""
-        self.network.eval()
+        self.network.train(False)
         truth = known_share(LanguageModel(self.network, self.tokenizer), self.world)
         metadata = {
             "variant": self.recipe.name,
@@ -144,9 +145,10 @@ class Variant:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.schedule.num_steps)))
 
     def _tokens(self) -> Iterator[int]:
-        for document in documents(self.world, self.recipe):
-            yield from self.tokenizer(document).input_ids
-            yield self.tokenizer.eos_token_id
+        for batch in _batched(documents(self.world, self.recipe), 200):
+            for ids in self.tokenizer(batch).input_ids:
+                yield from ids
+                yield self.tokenizer.eos_token_id
 
     def _batch(self) -> Tensor:
         num = ROWS * (POSITIONS + 1)
@@ -173,3 +175,9 @@ def pretrain(
                 loss = variant.train(STEPS_A_TURN)
                 on_step(variant.recipe.name, variant.step, loss)
             variant.save(bucket)
+
+
+def _batched(documents: Iterator[str], size: int) -> Iterator[list[str]]:
+    """As `itertools.batched`, which Python has from 3.12 on."""
+    while True:
+        yield list(itertools.islice(documents, size))

@@ -1,0 +1,94 @@
+"""The command `softprompt`: the library's commands, and those that need Prefect and MLflow."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from softprompt.cli import AsJson, app, errors, run_app, screen
+from softprompt.ranking import Ranking
+from softprompt.study import Study
+
+StudyFile = Annotated[str, typer.Argument(help="The study's TOML file, e.g. demo/study.toml.")]
+
+
+@app.command()
+def rank(
+    study: StudyFile,
+    condition: Annotated[str | None, typer.Option(help="Rank by this condition; default: the headline.")] = None,
+    step: Annotated[int | None, typer.Option(help="Rank at this step; default: the best matched one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank a study's variants from the results in MLflow; nothing is evaluated."""
+    from softprompt import ranking
+    from tasks.tracking import Tracker
+
+    declared = Study.read(study)
+    found = ranking.rank(Tracker(declared).results(), declared.benchmarks, condition=condition, step=step)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=1))
+    else:
+        show_ranking(found)
+
+
+@app.command()
+def watch(
+    study: StudyFile,
+    dry_run: Annotated[bool, typer.Option(help="Only say what would be evaluated.")] = False,
+) -> None:
+    """Evaluate what is new in a study's bucket, newest first, and rank; then stop. A deployment does this on schedule."""
+    quiet_prefect()
+    from flows.watch_checkpoints import watch_checkpoints
+
+    watch_checkpoints(study, dry_run=dry_run)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where the demo keeps everything.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Of the Knowledge World.")] = 0,
+) -> None:
+    """Pre-train three tiny variants whose knowledge is known and rank them while they train.
+
+    Run again, it trains and evaluates nothing that is done.
+    """
+    quiet_prefect(folder)
+    from flows.demo import run_demo
+
+    run_demo(folder, seed)
+
+
+def show_ranking(ranking: Ranking) -> None:
+    """The ranking as a terminal table and sentences."""
+    from rich.table import Table
+
+    table = Table("rank", "variant", "score", "95 % interval", *ranking.benchmarks)
+    table.title = f"Step {ranking.step}, {ranking.condition}, chance-centred accuracy on {ranking.num_items} items"
+    for s in ranking.standings:
+        cells = [f"{s.accuracy[benchmark]:.3f}" for benchmark in ranking.benchmarks]
+        table.add_row(str(s.rank), s.variant, f"{s.score:.3f}", f"{s.low:.3f} to {s.high:.3f}", *cells)
+    screen.print(table)
+    for sentence in ranking.sentences():
+        screen.print(f"  {sentence}", highlight=False)
+
+
+def quiet_prefect(folder: Path | None = None) -> None:
+    """Prefect without a server's chatter, set before it is imported; what the user has set stays."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "ERROR")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    if folder and "PREFECT_API_URL" not in os.environ:
+        os.environ.setdefault("PREFECT_HOME", str(folder.absolute() / "prefect"))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    errors.soft_wrap = True
+    run_app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Evaluate one checkpoint on every benchmark of a study."""
+
+from typing import Any
+
+from prefect import flow, unmapped
+from prefect.futures import wait
+from prefect.states import State
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from softprompt.study import Study
+from tasks.discovery import find_jobs
+from tasks.evaluation import evaluate_benchmark
+
+
+@flow(
+    name="evaluate-checkpoint",
+    flow_run_name="{checkpoint}",
+    task_runner=ThreadPoolTaskRunner(max_workers=1),
+)
+def evaluate_checkpoint(study: str, checkpoint: str, retry_failed: bool = True) -> list[State[Any]]:
+    """Tune and evaluate one checkpoint on the benchmarks that are not done yet; one's failure leaves the others.
+
+    Args:
+        study: path of the study's TOML file.
+        checkpoint: path or URL of a checkpoint in the Hugging Face layout.
+        retry_failed: try benchmarks again that failed for a reason that does not pass by itself.
+    """
+    declared = Study.read(study)
+    jobs = find_jobs(declared, checkpoint, retry_failed=retry_failed)
+    futures = evaluate_benchmark.map(unmapped(declared), jobs)
+    wait(futures)
+    return [future.state for future in futures]

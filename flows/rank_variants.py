@@ -1,0 +1,17 @@
+"""Rank a study's variants from what MLflow holds."""
+
+from prefect import flow
+
+from softprompt.ranking import Ranking
+from softprompt.study import Study
+from tasks.publishing import publish_ranking
+
+
+@flow(name="rank-variants")
+def rank_variants(study: str) -> Ranking:
+    """Rank variants at the best matched step and publish the ranking.
+
+    Args:
+        study: path of the study's TOML file.
+    """
+    return publish_ranking(Study.read(study))

@@ -1,0 +1,34 @@
+"""Look into a study's bucket, evaluate what is new, rank."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.states import State
+
+from flows.evaluate_checkpoint import evaluate_checkpoint
+from flows.rank_variants import rank_variants
+from softprompt.study import Study
+from tasks.discovery import find_pending
+
+
+@flow(name="watch-checkpoints")
+def watch_checkpoints(study: str, dry_run: bool = False) -> list[State[Any]]:
+    """Evaluate every complete checkpoint that has unfinished benchmarks, the newest first, and rank the variants.
+
+    The bucket is looked at again after each checkpoint, so that one that appears meanwhile is next. A schedule makes
+    this a watcher: every run starts from what the bucket and MLflow say, and keeps nothing between runs.
+
+    Args:
+        study: path of the study's TOML file.
+        dry_run: only say what would be evaluated.
+    """
+    declared = Study.read(study)
+    states: list[State[Any]] = []
+    tried: set[str] = set()
+    while (pending := find_pending(declared, frozenset(tried))) and not dry_run:
+        newest = pending[0]
+        states.append(evaluate_checkpoint(study, newest.uri, retry_failed=False, return_state=True))
+        tried.add(newest.fingerprint)
+    if states:
+        states.append(rank_variants(study, return_state=True))
+    return states

@@ -1,0 +1,83 @@
+"""What the scripts about Knowledge Worlds share: making worlds, evaluating all variants, a row of a table."""
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import softprompt
+from softprompt import Protocol, Resources, Result
+from softprompt.metrics import Estimate, summarise
+from softprompt.ranking import kendall_tau
+from softprompt.world.corpus import RECIPES
+from softprompt.world.pretrain import Schedule
+from softprompt.world.verdict import read_truth
+
+BENCHMARKS = ("world_birthplace", "world_profession", "world_pet")
+VARIANTS = tuple(recipe.name for recipe in RECIPES)
+LAST_STEP = Schedule().num_steps
+
+
+def make_world(folder: Path, seed: int) -> Path:
+    """Pre-train a world's variants, last checkpoints only; a world that is there is left as it is."""
+    root = folder / str(seed)
+    command = [sys.executable, "-m", "softprompt.world", str(root), "--seed", str(seed)]
+    subprocess.run([*command, "--save-every", str(LAST_STEP)], check=True, stdout=subprocess.DEVNULL)
+    return root
+
+
+def truths(root: Path) -> dict[str, float]:
+    return {variant: shares[LAST_STEP] for variant, shares in read_truth(root / "bucket").items()}
+
+
+def evaluate_world(root: Path, protocol: Protocol) -> list[Result]:
+    """All variants on all benchmarks; results are kept beside the world and read again."""
+    results = []
+    for variant in VARIANTS:
+        for benchmark in BENCHMARKS:
+            folder = root / "results" / protocol.fingerprint / variant / benchmark
+            if not (folder / "result.json").exists():
+                checkpoint = str(root / "bucket" / variant / f"step-{LAST_STEP}")
+                softprompt.evaluate(
+                    checkpoint, benchmark, protocol, resources=Resources(), mirror=str(root / "mirror")
+                ).save(folder)
+            results.append(Result.load(folder))
+    return results
+
+
+def pooled(results: Iterable[Result], variant: str, condition: str, seed: int | None = None) -> dict[str, Estimate]:
+    """Metrics of a variant over the items of all benchmarks, of one prompt seed or of all."""
+    from dataclasses import replace
+
+    return summarise(
+        [
+            replace(outcome, item=f"{result.benchmark} {outcome.item}")
+            for result in results
+            if result.variant == variant
+            for outcome in result.outcomes
+            if outcome.condition == condition and (seed is None or outcome.seed == seed)
+        ]
+    )
+
+
+def tau(results: list[Result], truth: dict[str, float], condition: str, seed: int | None = None) -> float:
+    return kendall_tau({v: pooled(results, v, condition, seed)["accuracy"].value for v in VARIANTS}, truth)
+
+
+def variant_cells(results: list[Result], truth: dict[str, float], condition: str) -> list[str]:
+    """Per variant 'accuracy (format-following)'."""
+    cells = []
+    for variant in truth:
+        metrics = pooled(results, variant, condition)
+        cells.append(f"{metrics['accuracy'].value:.2f} ({metrics['format_following'].value:.2f})")
+    return cells
+
+
+def largest_error(results: list[Result], truth: dict[str, float], condition: str) -> float:
+    return max(abs(pooled(results, v, condition)["accuracy"].value - truth[v]) for v in truth)
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
+
+

@@ -1,0 +1,51 @@
+"""Rank the results and put the ranking where people look: MLflow, Prefect, a report."""
+
+import json
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from softprompt.ranking import Ranking, history, rank
+from softprompt.study import Study
+from tasks.retries import is_retryable
+from tasks.tracking import Tracker
+
+
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
+def publish_ranking(study: Study) -> Ranking:
+    """The ranking at the best matched step, published as `ranking.json` and `report.html` in the study's home and in
+    MLflow, and as a Prefect artifact."""
+    from softprompt.report import write_report
+
+    tracker = Tracker(study)
+    results = tracker.results()
+    ranking = rank(results, study.benchmarks)
+    home = Path(study.home)
+    report = write_report(results, study.benchmarks, home / "report.html", title=study.name)
+    table = home / "latest-ranking.json"
+    table.write_text(json.dumps(ranking.to_dict(), indent=1))
+    tracker.log_ranking(history(results, study.benchmarks), [report, table])
+    create_markdown_artifact(key="ranking", markdown=as_markdown(ranking), description=f"Ranking of {study.name}")
+    for sentence in ranking.sentences():
+        get_run_logger().info("%s", sentence)
+    return ranking
+
+
+def as_markdown(ranking: Ranking) -> str:
+    """The ranking as a table and sentences."""
+    head = ["rank", "variant", "score", "95 % interval", *ranking.benchmarks]
+    rows = [
+        [
+            str(s.rank),
+            s.variant,
+            f"{s.score:.3f}",
+            f"{s.low:.3f} to {s.high:.3f}",
+            *(f"{s.accuracy[b]:.3f}" for b in ranking.benchmarks),
+        ]
+        for s in ranking.standings
+    ]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+    sentences = "\n".join(f"- {sentence}" for sentence in ranking.sentences())
+    return f"## Step {ranking.step}, {ranking.condition}\n\n{table}\n\n{sentences}\n"

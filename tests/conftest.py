@@ -1,0 +1,159 @@
+"""What the tests share: a tiny checkpoint, a toy benchmark, a quick protocol. Nothing here reaches the network."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from softprompt.answers import OptionInWords
+from softprompt.benchmarks import Benchmark, Example, Row, Rows
+from softprompt.protocol import Protocol
+
+CACHES = Path(tempfile.mkdtemp(prefix="softprompt-tests-"))
+os.environ.update(
+    HF_HOME=str(CACHES / "huggingface"),
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+CAPITALS = {
+    "Norway": "Oslo",
+    "Peru": "Lima",
+    "Egypt": "Cairo",
+    "Ecuador": "Quito",
+    "India": "Delhi",
+    "Tunisia": "Tunis",
+    "Ghana": "Accra",
+    "Vietnam": "Hanoi",
+    "France": "Paris",
+    "Senegal": "Dakar",
+    "Bulgaria": "Sofia",
+    "Cuba": "Havana",
+}
+WORDINGS = (
+    "What is the capital of {country}?",
+    "Which city is the capital of {country}, a country on this planet?",
+    "Name the capital of {country}.",
+)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(CACHES, ignore_errors=True)
+
+
+def capital_example(row: Row) -> Example:
+    return Example(
+        question=f"Question: {row['question']}",
+        answer=row["capital"],
+        golds=(row["capital"],),
+        options=tuple(row["options"]),
+    )
+
+
+def capital_rows(wording: str) -> list[Row]:
+    """One row for each country, four options each."""
+    capitals = list(CAPITALS.values())
+    return [
+        {
+            "question": wording.format(country=country),
+            "capital": capital,
+            "options": [capitals[(i + shift) % len(capitals)] for shift in range(4)],
+        }
+        for i, (country, capital) in enumerate(CAPITALS.items())
+    ]
+
+
+@pytest.fixture(scope="session")
+def toy_benchmark() -> Benchmark:
+    return Benchmark(
+        name="toy_capitals",
+        path="toy/capitals",
+        chance=0.25,
+        to_example=capital_example,
+        grammar=OptionInWords(),
+        max_new_tokens=8,
+    )
+
+
+@pytest.fixture(scope="session")
+def rows() -> Rows:
+    """24 train and 12 test items of the toy benchmark."""
+    first, second, third = (
+        [
+            Example(**{**vars(capital_example(row)), "id": f"{number}-{i}"})
+            for i, row in enumerate(capital_rows(wording))
+        ]
+        for number, wording in enumerate(WORDINGS)
+    )
+    return Rows(train=(*first, *second), test=tuple(third))
+
+
+@pytest.fixture(scope="session")
+def quick_protocol() -> Protocol:
+    return Protocol(
+        num_vectors=4,
+        num_steps=6,
+        batch_size=4,
+        num_train=16,
+        num_shots=2,
+        seeds=(0, 1),
+        num_warmup_steps=1,
+        curve_steps=(0, 3),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, rows: Rows, toy_benchmark: Benchmark) -> Path:
+    """A folder with a Llama of two layers, width 32, and a byte-level BPE tokenizer that puts BOS in front.
+
+    It has met the training questions four times: enough to get some answers right, to end some, and to ramble in others.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    texts = [f"{toy_benchmark.prompt(example)} {example.answer}" for example in rows.train]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
+
+    torch.manual_seed(0)
+    network = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            initializer_range=0.2,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    for text in texts * 4:
+        ids = torch.tensor([[*tokenizer(text).input_ids, tokenizer.eos_token_id]])
+        torch.autograd.backward(network(ids, labels=ids).loss)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    folder = tmp_path_factory.mktemp("tiny") / "step-100"
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

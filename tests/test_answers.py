@@ -1,0 +1,134 @@
+"""Answer grammars, as tables: an output, what the strict and the lenient reader take from it, whether that is right."""
+
+import pytest
+
+from softprompt.answers import Grammar, Letter, Number, OptionInWords, ReasonedNumber, first_option
+from softprompt.benchmarks import Example
+
+LETTER = Example(question="?", answer="B", golds=("B",), options=("A", "B", "C", "D"))
+WORDS = Example(question="?", answer="Mexico", golds=("Mexico",), options=("Mexico", "New  Mexico", "Peru", "gold"))
+NUMBER = Example(question="?", answer="1200", golds=("1,200",))
+
+
+@pytest.mark.parametrize(
+    ("output", "strict", "lenient"),
+    [
+        ("B", "B", "B"),
+        (" B ", "B", "B"),
+        ("", None, None),
+        ("b", None, None),  # the grammar asks for a capital
+        ("B.", None, "B"),
+        ("(B)", None, "B"),
+        ("B) Because", None, "B"),
+        ("B and C", None, "B"),
+        ("The answer is (c).", None, "C"),
+        ("A is tempting, but the answer is D", None, "D"),
+        ("E", None, None),  # no such option
+        ("Bed", None, None),  # a letter inside a word
+        ("DNA", None, None),
+        ("It's the D'Arcy one", None, None),
+    ],
+)
+def test_a_letter_stands_alone(output: str, strict: str | None, lenient: str | None) -> None:
+    assert Letter().strict(output, LETTER) == strict
+    assert Letter().lenient(output, LETTER) == lenient
+
+
+@pytest.mark.parametrize("output", ["A plant needs light.", "The answer is a gas.", "It is a question of taste"])
+def test_the_article_a_is_no_letter(output: str) -> None:
+    assert Letter().lenient(output, LETTER) is None
+
+
+@pytest.mark.parametrize(
+    ("output", "strict", "lenient"),
+    [
+        ("Mexico", "Mexico", "Mexico"),
+        (" mexico\t", "Mexico", "Mexico"),
+        ("new mexico", "New  Mexico", "New  Mexico"),
+        ("", None, None),
+        ("Mexico.", None, "Mexico"),
+        ("It is Mexico, I think", None, "Mexico"),
+        ("Peru, not Mexico", None, "Peru"),  # two options: the first counts
+        ("It is New Mexico", None, "New  Mexico"),  # not the 'Mexico' in it
+        ("Peruvian golden things", None, None),  # options inside words
+        ("Chile", None, None),
+        ("Mexico Mexico", None, "Mexico"),
+    ],
+)
+def test_an_option_in_words_is_found_as_whole_words(output: str, strict: str | None, lenient: str | None) -> None:
+    assert OptionInWords().strict(output, WORDS) == strict
+    assert OptionInWords().lenient(output, WORDS) == lenient
+
+
+@pytest.mark.parametrize(
+    ("output", "strict", "lenient"),
+    [
+        ("1200", "1200", "1200"),
+        (" 1,200 ", "1,200", "1,200"),
+        ("-3.5", "-3.5", "-3.5"),
+        (".5", ".5", ".5"),
+        ("", None, None),
+        ("none", None, None),
+        ("$1200", None, "1200"),
+        ("1200 apples", None, "1200"),
+        ("1200.", None, "1200"),
+        ("12,00", None, "00"),  # no thousands
+        ("3 and 4 make 7.", None, "7"),  # the last one counts
+        ("3 + 4", None, "4"),
+    ],
+)
+def test_a_number_stands_bare(output: str, strict: str | None, lenient: str | None) -> None:
+    assert Number().strict(output, NUMBER) == strict
+    assert Number().lenient(output, NUMBER) == lenient
+
+
+@pytest.mark.parametrize(
+    ("output", "strict", "lenient"),
+    [
+        ("3 + 4 = 7\n#### 7", "7", "7"),
+        ("#### 7", "7", "7"),
+        ("####7 ", "7", "7"),
+        ("#### -1,200", "-1,200", "-1,200"),
+        ("", None, None),
+        ("####", None, None),
+        ("3 + 4 = 7", None, "7"),
+        ("#### 7 apples", None, "7"),
+        ("#### $7", None, "7"),
+        ("#### 5\n#### 5", None, "5"),  # said twice is not the format
+        ("#### 5\nSo 6 is left", None, "5"),  # the mark goes before the last number
+    ],
+)
+def test_reasoning_ends_in_one_marked_number(output: str, strict: str | None, lenient: str | None) -> None:
+    assert ReasonedNumber().strict(output, NUMBER) == strict
+    assert ReasonedNumber().lenient(output, NUMBER) == lenient
+
+
+@pytest.mark.parametrize(
+    ("grammar", "item", "answer", "right"),
+    [
+        (Letter(), LETTER, "B", True),
+        (Letter(), LETTER, "A", False),
+        (OptionInWords(), WORDS, "mexico", True),
+        (OptionInWords(), WORDS, "New  Mexico", False),
+        (Number(), NUMBER, "1200", True),  # '1,200' is 1200
+        (Number(), NUMBER, "1200.0", True),
+        (Number(), NUMBER, "+1,200", True),
+        (Number(), NUMBER, "-1200", False),
+        (Number(), NUMBER, "1200.01", False),
+        (ReasonedNumber(), NUMBER, "1200", True),
+    ],
+)
+def test_the_right_answer_may_be_written_in_several_ways(
+    grammar: Grammar, item: Example, answer: str, right: bool
+) -> None:
+    assert grammar.is_right(answer, item) is right
+
+
+@pytest.mark.parametrize("grammar", [Letter(), OptionInWords(), Number(), ReasonedNumber()])
+def test_no_answer_is_never_right(grammar: Grammar) -> None:
+    assert not grammar.is_right(None, NUMBER)
+
+
+def test_an_option_is_looked_up_after_folding() -> None:
+    assert first_option(WORDS.options, "new mexico") == 1
+    assert first_option(WORDS.options, "Chile") is None

@@ -1,0 +1,182 @@
+"""Protocol, Resources and Study: what is accepted, what is refused, and in which words."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from softprompt.errors import BadStudy, SoftPromptError
+from softprompt.protocol import Protocol, Resources
+from softprompt.study import Study
+
+CHANGES: dict[str, Any] = {
+    "placements": ("prefix",),
+    "num_vectors": 5,
+    "num_steps": 40,
+    "batch_size": 4,
+    "num_train": 320,
+    "num_test": 100,
+    "num_shots": 0,
+    "seeds": (0, 1),
+    "prefix_rate": 0.5,
+    "cue_rate": 0.5,
+    "num_warmup_steps": 0,
+    "curve_steps": (0, 80),
+    "num_curve": None,
+}
+
+
+@pytest.mark.parametrize("name", Protocol.__dataclass_fields__)
+def test_every_setting_of_a_protocol_is_part_of_its_identity(name: str) -> None:
+    assert replace(Protocol(), **{name: CHANGES[name]}).fingerprint != Protocol().fingerprint
+
+
+def test_the_order_of_seeds_is_part_of_a_protocol() -> None:
+    assert Protocol(seeds=(1, 0)).fingerprint != Protocol(seeds=(0, 1)).fingerprint
+
+
+def test_a_protocol_read_back_has_the_same_identity() -> None:
+    changed = Protocol(**CHANGES)
+    assert Protocol.from_dict(changed.to_dict()) == changed
+    assert Protocol.from_dict({"seeds": [0, 1, 2]}).fingerprint == Protocol().fingerprint
+
+
+@pytest.mark.parametrize("kind", [Protocol, Resources])
+def test_an_unknown_setting_is_named(kind: type[Protocol] | type[Resources]) -> None:
+    with pytest.raises(BadStudy, match=f"{kind.__name__} has no setting 'num_step'; it has .*"):
+        kind.from_dict({"num_step": 40})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (Protocol, "num_vectors", 0),
+        (Protocol, "num_steps", -1),
+        (Protocol, "num_steps", "80"),
+        (Protocol, "batch_size", 0),
+        (Protocol, "batch_size", 2.5),
+        (Protocol, "num_train", 0),
+        (Protocol, "num_test", 0),
+        (Protocol, "num_curve", 0),
+        (Protocol, "num_shots", -1),
+        (Protocol, "seeds", ()),
+        (Protocol, "seeds", (1, 1)),
+        (Protocol, "seeds", 3),
+        (Protocol, "prefix_rate", 0.0),
+        (Protocol, "cue_rate", float("nan")),
+        (Protocol, "placements", ()),
+        (Protocol, "placements", ("suffix",)),
+        (Protocol, "placements", ("cue", "cue")),
+        (Protocol, "placements", "cue"),
+        (Protocol, "curve_steps", (10, 0)),
+        (Protocol, "curve_steps", (-10, 0)),
+        (Resources, "micro_batch", 0),
+        (Resources, "dtype", "float16"),
+    ],
+)
+def test_an_impossible_value_is_refused_by_name(
+    kind: type[Protocol] | type[Resources], name: str, value: object
+) -> None:
+    with pytest.raises(BadStudy, match=f"^{name} is .*; expected"):
+        kind.from_dict({name: value})
+
+
+def test_the_curve_always_ends_at_the_last_step() -> None:
+    assert Protocol(num_steps=80).measured_steps == (0, 10, 20, 40, 80)
+    assert Protocol(num_steps=30).measured_steps == (0, 10, 20, 30)
+    assert Protocol(num_steps=5, curve_steps=()).measured_steps == (5,)
+
+
+def test_the_first_placement_is_the_headline() -> None:
+    protocol = Protocol(placements=("prefix", "cue"))
+    assert protocol.headline == "prefix"
+    assert protocol.conditions == ("zero_shot", "few_shot", "prefix", "cue")
+    assert "few_shot" not in replace(protocol, num_shots=0).conditions
+
+
+STUDY = """
+name = "tiny"
+bucket = "checkpoints"
+benchmarks = ["arc_easy_words"]
+
+[protocol]
+num_steps = 20
+seeds = [0, 1]
+
+[resources]
+micro_batch = 8
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "study.toml"
+    file.write_text(text)
+    return file
+
+
+def test_a_study_is_read_from_one_small_file(tmp_path: Path) -> None:
+    study = Study.read(write(tmp_path, STUDY))
+    assert study.benchmarks == ("arc_easy_words",)
+    assert study.protocol == Protocol(num_steps=20, seeds=(0, 1))
+    assert study.resources == Resources(micro_batch=8)
+    assert study.benchmark("arc_easy_words").path == "allenai/ai2_arc"
+
+
+def test_paths_in_a_study_are_relative_to_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    study = Study.read(write(tmp_path, 'mirror = "data"\ntokenizer = "own"\n' + STUDY))
+    assert study.bucket == str(tmp_path / "checkpoints")
+    assert study.mirror == str(tmp_path / "data")
+    assert study.tokenizer == str(tmp_path / "own")
+    assert study.home == str(tmp_path / ".softprompt")
+    assert study.mlflow_uri == f"sqlite:///{tmp_path}/.softprompt/mlflow.db"
+
+
+def test_urls_hub_names_and_absolute_paths_stay_as_they_are(tmp_path: Path) -> None:
+    text = STUDY.replace('"checkpoints"', '"s3://bucket/run"')
+    study = Study.read(write(tmp_path, 'tokenizer = "org/name"\nmirror = "/data"\n' + text))
+    assert (study.bucket, study.tokenizer, study.mirror) == ("s3://bucket/run", "org/name", "/data")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "tiny"', 'name = "tiny"\nbuckets = "b"', r"unknown settings \['buckets'\], known are .*'bucket'"),
+        ('bucket = "checkpoints"', "", r"lacks the settings \['bucket'\]"),
+        ("arc_easy_words", "arc_hard", "no benchmark 'arc_hard'; known are .*arc_easy"),
+        ('["arc_easy_words"]', "[]", "names no benchmarks"),
+        ('["arc_easy_words"]', '"arc_easy_words"', "benchmarks"),
+        ('name = "tiny"', 'name = "tiny"\nlayout = "{variant}/latest"', "must name {variant} and {step} once each"),
+        ("num_steps = 20", "num_step = 20", "Protocol has no setting 'num_step'"),
+        ("num_steps = 20", "num_steps = 0", "num_steps is 0; expected a whole number of at least 1"),
+        ("micro_batch = 8", "gpus = 8", "Resources has no setting 'gpus'"),
+        ('name = "tiny"', 'name = "tiny', "is no valid TOML"),
+        ('bucket = "checkpoints"', "bucket = 3", "bucket"),
+    ],
+)
+def test_a_study_that_cannot_be_used_is_refused_in_one_sentence(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(SoftPromptError, match=message) as caught:
+        Study.read(write(tmp_path, STUDY.replace(old, new)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_study_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadStudy, match=f"There is no study file {tmp_path}/nowhere.toml"):
+        Study.read(tmp_path / "nowhere.toml")
+
+
+def test_a_benchmark_of_ones_own_is_found_in_the_study_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "capitals.py").write_text(
+        "from softprompt.answers import Number\n"
+        "from softprompt.benchmarks import Benchmark, Example\n"
+        "BENCHMARK = Benchmark(name='capitals', path='me/capitals', grammar=Number(),\n"
+        "    to_example=lambda row: Example(question=row['q'], answer=row['a'], golds=(row['a'],)))\n"
+    )
+    text = 'benchmark_folder = "mine"\n' + STUDY.replace("arc_easy_words", "capitals")
+    assert Study.read(write(tmp_path, text)).benchmark("capitals").path == "me/capitals"
