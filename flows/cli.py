@@ -38,7 +38,7 @@ def watch(
     study: StudyFile,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be evaluated.")] = False,
 ) -> None:
-    """Evaluate what is new in a study's bucket, newest first, and rank; then stop. A deployment does this on schedule."""
+    """Evaluate what is new in a study's bucket, newest first, and rank; then stop. A deployment schedules it."""
     quiet_prefect()
     from flows.watch_checkpoints import watch_checkpoints
 

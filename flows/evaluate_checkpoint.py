@@ -3,8 +3,8 @@
 from typing import Any
 
 from prefect import flow, unmapped
+from prefect.client.schemas.objects import State
 from prefect.futures import wait
-from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from softprompt.study import Study
@@ -15,7 +15,7 @@ from tasks.evaluation import evaluate_benchmark
 @flow(
     name="evaluate-checkpoint",
     flow_run_name="{checkpoint}",
-    task_runner=ThreadPoolTaskRunner(max_workers=1),
+    task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]  # its own generics do not fit
 )
 def evaluate_checkpoint(study: str, checkpoint: str, retry_failed: bool = True) -> list[State[Any]]:
     """Tune and evaluate one checkpoint on the benchmarks that are not done yet; one's failure leaves the others.

@@ -3,7 +3,7 @@
 from typing import Any
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from flows.evaluate_checkpoint import evaluate_checkpoint
 from flows.rank_variants import rank_variants

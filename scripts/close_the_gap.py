@@ -2,7 +2,7 @@
 
     python scripts/close_the_gap.py --folder build/worlds --out docs/evidence/close-the-gap.md
 
-Worlds 101 to 103: never those on which results are reported. One setting is changed at a time.
+Worlds 101 and 102: never those on which results are reported. One setting is changed at a time.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from worlds import VARIANTS, evaluate_world, largest_error, make_world, markdown
 
 from softprompt import Protocol
 
-SEEDS = (101, 102, 103)
+SEEDS = (101, 102)
 LONGER_CUE = "\nAnswer: The answer is the word"
 SETTINGS: dict[str, tuple[str, dict[str, object]]] = {
     "prefix, rate 0.3": ("prefix", {"prefix_rate": 0.3}),

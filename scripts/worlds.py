@@ -79,5 +79,3 @@ def largest_error(results: list[Result], truth: dict[str, float], condition: str
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
-
-

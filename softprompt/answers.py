@@ -47,10 +47,12 @@ class Letter:
         return answer if answer in item.options else None
 
     def lenient(self, output: str, item: Item) -> str | None:
+        """The letter after 'answer is', else the first capital that stands alone; the article in 'A plant' is none."""
         letters = "".join(item.options)
-        stated = re.search(rf"answer(?: is)?:?\s*\(?([{letters}])\b", output, flags=re.IGNORECASE)
-        alone = stated or re.search(rf"(?<![A-Za-z'])([{letters}])(?![A-Za-z'])", output)
-        return alone.group(1).upper() if alone else None
+        alone = rf"(?<![\w'])([{letters}])(?![\w'])(?!(?<=A) [a-z])"
+        stated = re.search(rf"(?i:answer(?: is)?:?)\s*(?i:\(([{letters}])\)|(?-i:{alone}))", output)
+        found = stated or re.search(alone, output)
+        return next(group for group in found.groups() if group).upper() if found else None
 
     def is_right(self, answer: str | None, item: Item) -> bool:
         return answer is not None and answer in item.golds

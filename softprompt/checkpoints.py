@@ -60,7 +60,7 @@ class Layout:
     """Where a bucket keeps its checkpoints, as a pattern such as `{variant}/step-{step}` or `{variant}/{step}/hf`."""
 
     def __init__(self, pattern: str) -> None:
-        self.pattern = pattern.strip("/")
+        self.pattern = pattern.strip("/") if isinstance(pattern, str) else ""
         if self.pattern.count("{variant}") != 1 or self.pattern.count("{step}") != 1:
             raise BadBucket(
                 f"The layout {pattern!r} must name {{variant}} and {{step}} once each: '{{variant}}/step-{{step}}'."
@@ -126,12 +126,16 @@ def check_folder(folder: Path) -> None:
 def read_metadata(fs: Any, path: str) -> dict[str, Any]:
     """The small file a trainer may leave beside the weights; empty if there is none."""
     try:
-        return dict(json.loads(fs.cat_file(f"{path}/{METADATA_FILE}")))
+        metadata = json.loads(fs.cat_file(f"{path}/{METADATA_FILE}"))
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("step", 0), int):
+            raise ValueError(f"it says {json.dumps(metadata)[:80]}")
+        return metadata
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise BadCheckpoint(
-            f"{path}/{METADATA_FILE} is no JSON object ({error}); write it whole or leave it out."
+            f"{path}/{METADATA_FILE} is no JSON object with a whole number as step ({error}); "
+            "write it whole or leave it out."
         ) from error
 
 
@@ -159,8 +163,10 @@ def _list(fs: Any, path: str, bucket: str) -> list[tuple[str, dict[str, Any]]]:
         ) from error
     except PermissionError as error:
         raise BadBucket(f"{path} may not be listed; give this process's credentials the right to list it.") from error
-    except NotADirectoryError as error:
-        raise BadBucket(f"{path} is a file; the study's bucket must be a folder or a bucket's URL.") from error
+    except NotADirectoryError:
+        infos = [{"name": path, "type": "file"}]
+    if [info["name"].rstrip("/") for info in infos if info["type"] == "file"] == [path.rstrip("/")]:
+        raise BadBucket(f"{path} is a file; the study's bucket must be a folder or a bucket's URL.")
     return [(info["name"].rstrip("/").rsplit("/", 1)[-1], info) for info in infos]
 
 
@@ -186,7 +192,7 @@ def _weights(fs: Any, path: str, uri: str) -> set[str]:
     if INDEX_FILE in infos:
         try:
             shards = set(json.loads(fs.cat_file(f"{path}/{INDEX_FILE}"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise IncompleteCheckpoint(f"{uri}/{INDEX_FILE} is half written or has no weight_map ({error}).") from error
         names = {INDEX_FILE, *shards}
     elif WEIGHTS_FILE in infos:
@@ -223,9 +229,9 @@ def _implied_size(fs: Any, path: str) -> int | None:
     header = fs.cat_file(path, start=8, end=8 + length)
     try:
         tensors = json.loads(header)
-    except ValueError:
+        ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+    except (ValueError, AttributeError, KeyError, TypeError):
         return None
-    ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
     return int(8 + length + max(ends, default=0))
 
 

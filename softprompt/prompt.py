@@ -64,8 +64,8 @@ class Placement:
         )
 
     def initial_vectors(self, seeds: Sequence[int]) -> Tensor:
-        """(S, P, D) float32. Vectors in front start as rows of the vocabulary drawn by seed (or as a text's tokens), never
-        from N(0, 1), which is tens of times too large; vectors instead of the cue start as its tokens."""
+        """(S, P, D) float32. Vectors in front start as rows of the vocabulary drawn by seed, or as a text's tokens,
+        never from N(0, 1), which is tens of times too large; vectors instead of the cue start as its tokens."""
         ids_SP = [[*self._front_ids(seed), *self.cue_ids] for seed in seeds]
         return self.model.embed(torch.tensor(ids_SP, device=self.model.device)).float()
 

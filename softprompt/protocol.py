@@ -1,7 +1,9 @@
 """What decides a score (`Protocol`) and what must not (`Resources`)."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from math import inf
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from softprompt.errors import BadStudy
 from softprompt.fingerprints import fingerprint
@@ -20,7 +22,11 @@ class FromDict:
             raise BadStudy(
                 f"{cls.__name__} has no setting {', '.join(map(repr, unknown))}; it has {', '.join(sorted(known))}."
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        for name, hint in get_type_hints(cls).items():
+            if name in values:
+                require(_fits(values[name], hint), name, values[name], _in_words(hint))
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload]
@@ -63,15 +69,17 @@ class Protocol(FromDict):
 
     def __post_init__(self) -> None:
         for name in ("num_vectors", "num_steps", "batch_size", "num_train"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         for name in ("num_test", "num_curve"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, value, "at least 1, or left out for all items")
-        _require(self.num_shots >= 0, "num_shots", self.num_shots, "0 or more")
+            require(value is None or value >= 1, name, value, "at least 1, or left out for all items")
+        require(self.num_shots >= 0, "num_shots", self.num_shots, "0 or more")
         for name in ("prefix_rate", "cue_rate"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "a positive multiple of the embedding RMS")
-        _require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "distinct seeds")
-        _require(
+            require(
+                0 < getattr(self, name) < inf, name, getattr(self, name), "a positive multiple of the embedding RMS"
+            )
+        require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "distinct seeds")
+        require(
             bool(self.placements)
             and set(self.placements) <= set(PLACEMENTS)
             and len(set(self.placements)) == len(self.placements),
@@ -79,7 +87,7 @@ class Protocol(FromDict):
             self.placements,
             f"distinct names out of {', '.join(PLACEMENTS)}",
         )
-        _require(
+        require(
             list(self.curve_steps) == sorted(set(self.curve_steps)) and min(self.curve_steps, default=0) >= 0,
             "curve_steps",
             self.curve_steps,
@@ -119,10 +127,28 @@ class Resources(FromDict):
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        _require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "a whole number of at least 1")
-        _require(self.dtype in ("auto", "float32", "bfloat16"), "dtype", self.dtype, "auto, float32 or bfloat16")
+        require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "a whole number of at least 1")
+        require(self.dtype in ("auto", "float32", "bfloat16"), "dtype", self.dtype, "auto, float32 or bfloat16")
 
 
-def _require(holds: bool, name: str, found: Any, expected: str) -> None:
+def require(holds: bool, name: str, found: Any, expected: str) -> None:
     if not holds:
         raise BadStudy(f"{name} is {found!r}; expected {expected}.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from TOML or JSON is of the annotated type; a whole number serves as a float."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, kind) for kind in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, get_args(hint)[0]) for item in value)
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _in_words(hint: Any) -> str:
+    if get_origin(hint) is tuple:
+        return f"a list of {_in_words(get_args(hint)[0])}s"
+    words = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+    return " or ".join(words[kind] for kind in get_args(hint) or (hint,) if kind in words)

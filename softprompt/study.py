@@ -9,7 +9,7 @@ from softprompt import benchmarks
 from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import Layout
 from softprompt.errors import BadStudy
-from softprompt.protocol import Protocol, Resources
+from softprompt.protocol import Protocol, Resources, require
 
 PATHS = ("bucket", "mirror", "tokenizer", "benchmark_folder", "home")
 """Settings that may be a path relative to the study's file."""
@@ -73,6 +73,12 @@ class Study:
                 else f"The study lacks the settings {missing}."
             )
         values = {"home": cls.home, **values}
+        for name in settings - {"benchmarks", "protocol", "resources"}:
+            require(isinstance(values.get(name, ""), str), name, values.get(name), "text")
+        names = values["benchmarks"]
+        require(
+            isinstance(names, list) and all(isinstance(n, str) for n in names), "benchmarks", names, "a list of names"
+        )
         for name in PATHS:
             place = values.get(name)
             if place and "://" not in place and (name != "tokenizer" or (folder / place).exists()):

@@ -19,7 +19,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
 )
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CAPITALS = {
     "Norway": "Oslo",
@@ -111,7 +111,7 @@ def quick_protocol() -> Protocol:
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, rows: Rows, toy_benchmark: Benchmark) -> Path:
     """A folder with a Llama of two layers, width 32, and a byte-level BPE tokenizer that puts BOS in front.
 
-    It has met the training questions four times: enough to get some answers right, to end some, and to ramble in others.
+    It has met the training questions four times: some of its answers are right, some end, in others it rambles.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers

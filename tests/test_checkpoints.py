@@ -217,7 +217,8 @@ def test_a_checkpoint_tells_its_variant_and_step_in_its_metadata(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "variant", "step"), [("step-100", "step-100", 100), ("v2-step00300", "v2-step00300", 300), ("big", "big", 0)]
+    ("name", "variant", "step"),
+    [("step-100", "step-100", 100), ("v2-step00300", "v2-step00300", 300), ("big", "big", 0)],
 )
 def test_without_metadata_a_checkpoint_is_called_like_its_folder(
     tmp_path: Path, name: str, variant: str, step: int

@@ -3,12 +3,12 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "transformers", "accelerate", "datasets", "prefect", "mlflow")
+HEAVY = {"torch", "transformers", "accelerate", "datasets", "prefect", "mlflow"}
 
 
 def loaded_by(statement: str) -> set[str]:
     """Which of the heavy packages a fresh process has loaded after `statement`."""
-    code = f"{statement}\nimport sys\nprint(*({HEAVY!r} & sys.modules.keys()))".replace(repr(HEAVY), repr(set(HEAVY)))
+    code = f"{statement}\nimport sys\nprint(*{HEAVY!r} & sys.modules.keys())"
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 

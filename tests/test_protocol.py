@@ -13,6 +13,8 @@ from softprompt.study import Study
 CHANGES: dict[str, Any] = {
     "placements": ("prefix",),
     "num_vectors": 5,
+    "prefix_text": "Answer in one word.",
+    "cue_text": "\nIn one word:",
     "num_steps": 40,
     "batch_size": 4,
     "num_train": 320,
@@ -64,6 +66,7 @@ def test_an_unknown_setting_is_named(kind: type[Protocol] | type[Resources]) -> 
         (Protocol, "seeds", (1, 1)),
         (Protocol, "seeds", 3),
         (Protocol, "prefix_rate", 0.0),
+        (Protocol, "prefix_rate", float("inf")),
         (Protocol, "cue_rate", float("nan")),
         (Protocol, "placements", ()),
         (Protocol, "placements", ("suffix",)),

@@ -13,7 +13,9 @@ from softprompt.result import CurvePoint, Result
 CHANCE = {"quiz": 0.25, "cloze": 0.0}
 
 
-def result(variant: str, benchmark: str, *marks: str, step: int = 100, items: Sequence[str] = (), **changes: Any) -> Result:
+def result(
+    variant: str, benchmark: str, *marks: str, step: int = 100, items: Sequence[str] = (), **changes: Any
+) -> Result:
     """A result from its marks by item, one text of 1s and 0s per seed: '1101' is three of four right."""
     outcomes = tuple(
         Outcome(
@@ -101,8 +103,8 @@ def test_identical_variants_are_not_distinguishable() -> None:
 
 
 def test_variants_are_compared_item_by_item() -> None:
-    """Both pairs stand at 0.58 against 0.50. The first differs on 8 items of 100, all in one's favour; the second shares
-    hardly anything, and so small a difference may be luck. Unpaired, both intervals would be
+    """Both pairs stand at 0.58 against 0.50. The first differs on 8 items of 100, all in one's favour; the second
+    shares hardly anything, and so small a difference may be luck. Unpaired, both intervals would be
     2 * 1.96 * sqrt(0.58 * 0.42 / 100 + 0.50 * 0.50 / 100) = 0.28 wide."""
     half = result("half", "cloze", "1" * 50 + "0" * 50)
     alike = rank([result("more", "cloze", "1" * 58 + "0" * 42), half], ["cloze"]).comparisons[0]

@@ -173,9 +173,9 @@ def _examples(benchmark: Benchmark, split: str, mirror: str | None) -> list[Exam
 
 
 def _problem(example: Example) -> str | None:
-    if not example.question.strip():
+    if not (example.question or "").strip():
         return "has an empty question"
-    if not example.answer.strip() or not example.golds:
+    if not (example.answer or "").strip() or not example.golds:
         return "has no gold answer"
     if example.options and not set(example.golds) & set(example.options):
         return f"has gold {example.golds!r}, which is not among its options {example.options!r}"

