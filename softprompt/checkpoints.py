@@ -33,7 +33,7 @@ class Checkpoint:
     variant: str
     step: int
     fingerprint: str
-    """Of name, size and version (ETag, or the time of change) of the files that decide a score."""
+    """Of variant, step, and name, size and version (ETag, or time of change) of the files that decide a score."""
     modified_ms: int = 0
     """When its newest file was written, in ms since 1970; the time of its points in MLflow."""
 
@@ -104,18 +104,19 @@ def discover(bucket: str, layout: str) -> Discovery:
     return found
 
 
-def open_checkpoint(uri: str) -> Checkpoint:
-    """The checkpoint at `uri`, its variant and step taken from `metadata.json`, or else from the folder's name.
+def open_checkpoint(uri: str, place: tuple[str, int] | None = None) -> Checkpoint:
+    """The checkpoint at `uri`. Its variant and step are `place`, or else what `metadata.json` says, or else read off
+    the folder's name.
 
     Raises:
         BadCheckpoint: it is missing, incomplete, or broken.
     """
     fs, path = _open(uri)
-    metadata = read_metadata(fs, path)
+    metadata = {} if place else read_metadata(fs, path)
     digits = re.findall(r"\d+", path.rsplit("/", 1)[-1])
     step = metadata.get("step", int(digits[-1]) if digits else 0)
-    uri = uri if "://" in uri else path
-    return _describe(fs, path, uri, str(metadata.get("variant", path.rstrip("/").split("/")[-1])), int(step))
+    variant = metadata.get("variant", path.rsplit("/", 1)[-1])
+    return _describe(fs, path, uri if "://" in uri else path, *(place or (str(variant), step)))
 
 
 def check_folder(folder: Path) -> None:
@@ -175,8 +176,9 @@ def _describe(fs: Any, path: str, uri: str, variant: str, step: int) -> Checkpoi
     names = {*weights, CONFIG_FILE, "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     files = {name: info for name, info in _list(fs, path, uri) if name in names}
     versions = sorted((name, info["size"], _version(info)) for name, info in files.items())
+    identity = fingerprint([variant, step, versions])
     modified = max(_modified_ms(info) for info in files.values())
-    return Checkpoint(uri=uri, variant=variant, step=step, fingerprint=fingerprint(versions), modified_ms=modified)
+    return Checkpoint(uri=uri, variant=variant, step=step, fingerprint=identity, modified_ms=modified)
 
 
 def _weights(fs: Any, path: str, uri: str) -> set[str]:

@@ -48,8 +48,5 @@ def jobs_of(study: Study, checkpoint: Checkpoint) -> list[Job]:
 
 def locate(study: Study, uri: str) -> Checkpoint:
     """A checkpoint by its URI; variant and step come from the layout if it lies in the study's bucket."""
-    from dataclasses import replace
-
-    checkpoint = open_checkpoint(uri)
     place = Layout(study.layout).match(uri.rstrip("/").removeprefix(study.bucket.rstrip("/") + "/"))
-    return replace(checkpoint, variant=place[0], step=place[1]) if place else checkpoint
+    return open_checkpoint(uri, place)

@@ -8,6 +8,9 @@ logged for a job can be logged twice without a trace, because a point's time is 
 
 import json
 import os
+import re
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -143,9 +146,9 @@ class Tracker:
         folder = self.results_folder / job.key
         if not folder.exists():
             with self._answers(), temporary_folder(folder) as half:
-                self._client.download_artifacts(job.run_id, job.artifact_path, str(half))
-                for file in (half / job.artifact_path).iterdir():
-                    file.rename(half / file.name)
+                for artifact in self._client.list_artifacts(job.run_id, job.artifact_path):
+                    file = Path(self._client.download_artifacts(job.run_id, artifact.path))
+                    shutil.copyfile(file, half / file.name)
         return folder
 
     @cached_property
@@ -233,19 +236,16 @@ class Tracker:
         try:
             yield
         except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = _without_passwords(" ".join(str(error).split()))[:300]
             raise TrackingUnavailable(
-                f"MLflow at {_without_password(self.study.mlflow_uri)} cannot be used ({reason}); nothing computed is "
+                f"MLflow at {_without_passwords(self.study.mlflow_uri)} cannot be used ({reason}); nothing computed is "
                 "lost: start it, or correct `tracking_uri` in the study, and the same call goes on from here."
-            ) from error
+            ) from None  # the cause's own text may hold a password
 
 
 @contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `folder` only if the block ends well."""
-    import shutil
-    import tempfile
-
     folder.parent.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix=".half-", dir=folder.parent))
     try:
@@ -282,7 +282,5 @@ def _plain_name(text: str) -> str:
     return "".join("_" if char in "/:.%\"'" else char for char in text)
 
 
-def _without_password(uri: str) -> str:
-    import re
-
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+def _without_passwords(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//***@", text)

@@ -18,6 +18,11 @@ os.environ.update(
     HF_DATASETS_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
+    PREFECT_HOME=str(CACHES / "prefect"),
+    PREFECT_LOCAL_STORAGE_PATH=str(CACHES / "prefect" / "storage"),
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    PREFECT_LOGGING_TO_API_ENABLED="false",
+    DO_NOT_TRACK="true",
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -123,12 +128,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, rows: Rows, toy_be
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=320,
-        special_tokens=["<s>", "</s>"],
+        special_tokens=["</s>", "<s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>")
 
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from softprompt import tune
 from softprompt.benchmarks import Benchmark, Example, Rows
@@ -185,7 +186,7 @@ def test_batched_greedy_decoding_equals_a_plain_loop_without_a_cache(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
 ) -> None:
     prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.train, placement)
-    stop = ("\n", "o", "an")
+    stop = ("\n", "s", "is", "y", "try")  # of two in one token, the first counts
 
     @torch.no_grad()
     def one_by_one(prompt: Prompt) -> tuple[str, bool]:
@@ -224,6 +225,23 @@ def test_likelihoods_of_candidates_equal_those_of_full_forward_passes(
                 log_probs = plain_logits(model, prompt, vectors_SPD, ids[:-1]).log_softmax(-1)
             expected = sum(log_probs[i, token].item() for i, token in enumerate(ids))
             assert score == pytest.approx(expected, abs=1e-4)
+
+
+def test_positions_are_counted_from_the_first_token_behind_the_padding(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
+) -> None:
+    """A model with learned positions notices what one with rotary positions forgives."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(model.tokenizer), n_embd=32, n_layer=2, n_head=4, initializer_range=0.3)
+    gpt = LanguageModel(GPT2LMHeadModel(config).train(False).requires_grad_(False), model.tokenizer)
+    prompts, vectors_SPD = mixed_prompts(gpt, toy_benchmark, quick_protocol, rows.test, "prefix")
+    candidates = [[gpt.encode(f" {option}") for option in example.options] for example in rows.test]
+    options = {"max_new_tokens": 6, "candidates": candidates}
+    alone, alone_scores = answer(gpt, prompts, vectors_SPD, micro_batch=1, **options)
+    together, scores = answer(gpt, prompts, vectors_SPD, micro_batch=64, **options)
+    assert together == alone
+    np.testing.assert_allclose(scores, alone_scores, atol=1e-4)
+    assert len(set(together)) > 1
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
@@ -373,6 +391,28 @@ def test_the_batches_of_all_seeds_are_of_like_length_at_every_step(rows: Rows, q
     ranks = {i: place for place, i in enumerate(sorted(range(24), key=lambda i: (lengths[i], i)))}
     for step in tune.batches(rows.train, quick_protocol):
         assert len({ranks[i] // 8 for i in itertools.chain(*step)}) == 1
+
+
+def test_lengths_come_in_mixed_order_and_in_another_one_each_epoch(rows: Rows, quick_protocol: Protocol) -> None:
+    lengths = [len(example.question) + len(example.answer) for example in rows.train]
+    steps = list(tune.batches(rows.train, replace(quick_protocol, num_steps=12)))
+    order = [max(lengths[i] for i in itertools.chain(*step)) for step in steps]
+    assert order[:6] not in (sorted(order[:6]), order[6:])
+
+
+def test_a_tuned_answer_ends_with_the_terminator(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopping is part of the format."""
+    seen: set[str] = set()
+    healthy = tune.answer_losses
+
+    def losses(model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
+        seen.update(model.tokenizer.decode(ids) for _, ids in rows)
+        return healthy(model, rows, vectors_SPD)
+
+    monkeypatch.setattr(tune, "answer_losses", losses)
+    run()
+    assert " Oslo</s>" in seen
+    assert all(text.startswith(" ") and text.endswith("</s>") for text in seen)
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing(quick_protocol: Protocol) -> None:

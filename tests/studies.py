@@ -1,0 +1,71 @@
+"""A whole small study in a folder: a bucket, two benchmarks of a user's own with their rows, a TOML file."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+CAPITALS = """
+from softprompt.answers import OptionInWords
+from softprompt.benchmarks import Benchmark, Example
+
+def to_example(row):
+    answer = row["answer"]
+    return Example(question=row["question"], answer=answer, golds=(answer,), options=tuple(row["options"]))
+
+BENCHMARK = Benchmark(name="capitals", path="toy/capitals", chance=0.25, to_example=to_example,
+                      grammar=OptionInWords(), max_new_tokens=4)
+"""
+SUMS = """
+from softprompt.answers import Number
+from softprompt.benchmarks import Benchmark, Example
+
+def to_example(row):
+    return Example(question=row["question"], answer=row["answer"], golds=(row["answer"],))
+
+BENCHMARK = Benchmark(name="sums", path="toy/sums", to_example=to_example, grammar=Number(), max_new_tokens=4)
+"""
+SETTINGS = """
+name = "{name}"
+bucket = "bucket"
+benchmarks = ["capitals", "sums"]
+mirror = "mirror"
+benchmark_folder = "own"
+
+[protocol]
+num_steps = 2
+batch_size = 4
+num_train = 8
+num_vectors = 2
+num_shots = 1
+seeds = [0]
+curve_steps = [0]
+"""
+
+
+def write_rows(folder: Path, split: str, rows: list[dict[str, object]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
+
+
+def make_study(folder: Path, checkpoint: Path, variants: tuple[str, ...] = ("A",), name: str = "toy") -> Path:
+    """Write the study; each variant's step 100 is a copy of `checkpoint`."""
+    (folder / "own").mkdir(parents=True)
+    (folder / "own" / "capitals.py").write_text(CAPITALS)
+    (folder / "own" / "sums.py").write_text(SUMS)
+    for split, shift in (("train", 0), ("test", 1)):
+        places = [("Norway", "Oslo"), ("Peru", "Lima"), ("Egypt", "Cairo"), ("Ecuador", "Quito")] * 4
+        options = ["Oslo", "Lima", "Cairo", "Quito"]
+        capitals = [
+            {"question": f"{split} {i}: capital of {country}?", "answer": city, "options": options}
+            for i, (country, city) in enumerate(places)
+        ]
+        sums = [{"question": f"What is {i} plus {i + shift}?", "answer": str(2 * i + shift)} for i in range(16)]
+        write_rows(folder / "mirror" / "toy" / "capitals", split, capitals)
+        write_rows(folder / "mirror" / "toy" / "sums", split, sums)
+    for variant in variants:
+        shutil.copytree(checkpoint, folder / "bucket" / variant / "step-100")
+    file = folder / "study.toml"
+    file.write_text(SETTINGS.format(name=name))
+    return file

@@ -1,0 +1,180 @@
+"""The flows on a real Prefect API and a real MLflow store: what is done once is never done again, nothing is lost."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+from safetensors.numpy import load_file, save_file
+from studies import make_study
+
+from flows.evaluate_checkpoint import evaluate_checkpoint
+from flows.rank_variants import rank_variants
+from flows.watch_checkpoints import watch_checkpoints
+from softprompt.errors import TrackingUnavailable
+from softprompt.study import Study
+from tasks.tracking import Tracker
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _prefect() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the benchmarks that were really evaluated, one entry each time."""
+    import tasks.evaluation
+
+    names: list[str] = []
+    real = tasks.evaluation.compute
+
+    def compute(study: Study, job: Any, folder: Path) -> None:
+        names.append(f"{job.checkpoint.variant} {job.benchmark.name}")
+        real(study, job, folder)
+
+    monkeypatch.setattr(tasks.evaluation, "compute", compute)
+    return names
+
+
+def test_the_watcher_evaluates_and_ranks_what_is_new_and_nothing_twice(
+    tmp_path: Path, tiny_checkpoint: Path, computed: list[str]
+) -> None:
+    study = make_study(tmp_path, tiny_checkpoint, ("A", "B"))
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert sorted(computed) == ["A capitals", "A sums", "B capitals", "B sums"]
+    ranking = json.loads((tmp_path / ".softprompt" / "latest-ranking.json").read_text())
+    assert ranking["sentences"][0].startswith("A and B are not distinguishable yet")
+    assert (tmp_path / ".softprompt" / "report.html").exists()
+
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert evaluate_checkpoint(str(study), f"{tmp_path}/bucket/A/step-100", return_state=True).is_completed()
+    assert len(computed) == 4
+
+
+def test_mlflow_holds_a_run_per_variant_with_metrics_along_the_training_step(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    study = make_study(tmp_path, tiny_checkpoint)
+    watch_checkpoints(str(study))
+    declared = Study.read(study)
+    client = MlflowClient(tracking_uri=declared.mlflow_uri)
+    experiment = client.get_experiment_by_name("toy")
+    (run,) = client.search_runs([experiment.experiment_id], filter_string="tags.variant = 'A'")
+    assert run.info.status == "RUNNING"
+    assert run.data.tags["protocol"] == declared.protocol.fingerprint
+    names = {"accuracy/capitals", "format_following/sums", "accuracy.zero_shot/capitals", "accuracy/mean", "rank"}
+    assert names <= run.data.metrics.keys()
+    assert [m.step for m in client.get_metric_history(run.info.run_id, "accuracy/capitals")] == [100]
+    (folder,) = client.list_artifacts(run.info.run_id, "results/capitals")
+    files = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, folder.path)}
+    assert files == {"result.json", "items.parquet", "vectors.safetensors"}
+    (model,) = client.search_logged_models([experiment.experiment_id])
+    assert "accuracy/capitals" in {metric.key for metric in model.metrics}
+
+
+def test_results_computed_elsewhere_are_fetched_from_mlflow(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    study = make_study(tmp_path, tiny_checkpoint)
+    watch_checkpoints(str(study))
+    before = Tracker(Study.read(study)).results()
+    shutil.rmtree(tmp_path / ".softprompt" / "results")
+    assert Tracker(Study.read(study)).results() == before
+
+
+def test_one_benchmark_that_fails_leaves_the_others(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    study = make_study(tmp_path, tiny_checkpoint)
+    shutil.rmtree(tmp_path / "mirror" / "toy" / "sums")
+    assert watch_checkpoints(str(study), return_state=True).is_failed()
+    assert [result.benchmark for result in Tracker(Study.read(study)).results()] == ["capitals"]
+    ranking = rank_variants(str(study))
+    assert ranking.incomplete == {"A": ("sums",)}
+
+
+def test_a_checkpoint_that_cannot_be_evaluated_is_noted_and_hides_no_other(
+    tmp_path: Path, tiny_checkpoint: Path, computed: list[str]
+) -> None:
+    study = make_study(tmp_path, tiny_checkpoint, ("A", "B"))
+    weights = tmp_path / "bucket" / "B" / "step-100" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.norm.weight"][:] = float("nan")
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert watch_checkpoints(str(study), return_state=True).is_failed()
+    failed = [job for job in Tracker(Study.read(study)).finished().values() if job.status == "failed"]
+    assert {(job.variant, job.benchmark) for job in failed} == {("B", "capitals"), ("B", "sums")}
+    assert all("NaN" in job.error for job in failed)
+
+    tried = len(computed)
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert len(computed) == tried
+
+
+def test_overwritten_weights_are_evaluated_again(tmp_path: Path, tiny_checkpoint: Path, computed: list[str]) -> None:
+    study = make_study(tmp_path, tiny_checkpoint)
+    watch_checkpoints(str(study))
+    weights = tmp_path / "bucket" / "A" / "step-100" / "model.safetensors"
+    tensors = load_file(weights)
+    tensors["model.norm.weight"] *= 1.5
+    save_file(tensors, weights, metadata={"format": "pt"})
+    watch_checkpoints(str(study))
+    assert len(computed) == 4
+    assert len(Tracker(Study.read(study)).results()) == 2
+
+
+def test_a_result_that_was_computed_but_not_logged_is_logged_without_computing_it_again(
+    tmp_path: Path, tiny_checkpoint: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(tmp_path, tiny_checkpoint)
+    finish = Tracker._finish
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt  # as if the process were killed after the metrics, before the job is marked done
+
+    monkeypatch.setattr(Tracker, "_finish", die)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_checkpoint(str(study), f"{tmp_path}/bucket/A/step-100")
+    assert Tracker(Study.read(study)).finished() == {}
+
+    monkeypatch.setattr(Tracker, "_finish", finish)
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert sorted(computed) == ["A capitals", "A sums"]
+    history = Tracker(Study.read(study))._client.get_metric_history(
+        Tracker(Study.read(study))._run_id("A"), "accuracy/capitals"
+    )
+    assert len(history) == 1
+
+
+def test_two_studies_in_one_bucket_keep_apart(tmp_path: Path, tiny_checkpoint: Path, computed: list[str]) -> None:
+    first = make_study(tmp_path, tiny_checkpoint)
+    second = tmp_path / "second.toml"
+    text = first.read_text().replace('name = "toy"', 'name = "second"')
+    second.write_text(text.replace("num_steps = 2", "num_steps = 3"))
+    watch_checkpoints(str(first))
+    watch_checkpoints(str(second))
+    assert len(computed) == 4
+    for file, num_steps in ((first, 2), (second, 3)):
+        assert {r.protocol.num_steps for r in Tracker(Study.read(file)).results()} == {num_steps}
+
+
+def test_an_mlflow_that_does_not_answer_is_one_sentence(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    study = make_study(tmp_path, tiny_checkpoint)
+    study.write_text('tracking_uri = "http://user:secret@127.0.0.1:9"\n' + study.read_text())
+    with pytest.raises(TrackingUnavailable, match="nothing computed is lost") as caught:
+        Tracker(Study.read(study)).finished()
+    assert "secret" not in str(caught.value)
+
+
+def test_flows_can_be_imported_without_torch() -> None:
+    code = "import flows.watch_checkpoints, flows.demo, flows.cli, sys; print({'torch', 'mlflow'} & sys.modules.keys())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
