@@ -41,7 +41,9 @@ def make_checkpoint(folder: Path) -> Path:
             archive.extract(name, temporary)
         source, file = str(Path(temporary, name).parent), Path(name).name
         config = GgufConfig(gguf_file=file, dequantize=True)
-        network = AutoModelForCausalLM.from_pretrained(source, quantization_config=config, dtype=torch.float32)
+        network = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=file, quantization_config=config, dtype=torch.float32
+        )
         tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
         half = folder / ".half"
         network.save_pretrained(half)

@@ -63,7 +63,7 @@ def evaluate(
         shots, train, test = rows.sample(protocol)
         model = load_model(checkpoint, resources, tokenizer)
     work = Evaluation(model, benchmark, protocol, resources, test, clock, progress)
-    work.check_lengths([*train, *test], shots)
+    work.check_lengths(train, shots)
 
     outcomes = work.plain("zero_shot")
     if protocol.num_shots:
@@ -173,21 +173,24 @@ class Evaluation:
             if is_final:
                 return outcomes, tuple(points), tuned
 
-    def check_lengths(self, examples: Sequence[Example], shots: Sequence[Example]) -> None:
-        """Raise `BadBenchmark` for a question that does not fit into the model's context."""
+    def check_lengths(self, train: Sequence[Example], shots: Sequence[Example]) -> None:
+        """Raise `BadBenchmark` for an item that does not fit into the model's context, at test or in tuning."""
         limit = self.model.context_length
         if limit is None:
             return
-        room = self.benchmark.max_new_tokens + self.protocol.num_vectors + len(self.model.bos_ids)
-        for few in (shots, ()) if shots else ((),):
-            longest = max(examples, key=lambda e: len(self.benchmark.prompt(e)))
-            length = len(self.model.encode(self.benchmark.prompt(longest, few)))
-            if length + room > limit:
-                raise BadBenchmark(
-                    f"Benchmark {self.benchmark.name!r}, item {longest.id}: {length} tokens"
-                    f"{f' with {len(few)} shots' if few else ''} and {room} for vectors and answer exceed the model's "
-                    f"context of {limit}. Lower num_shots, or leave this benchmark out for this model."
-                )
+        prompt, num_front = self.benchmark.prompt, self.protocol.num_vectors
+        asked = [(e, prompt(e), self.benchmark.max_new_tokens + num_front) for e in self.test]
+        shown = [(e, prompt(e, shots), self.benchmark.max_new_tokens) for e in self.test if shots]
+        learned = [(e, f"{prompt(e)} {e.answer}", 1 + num_front) for e in train]
+        for kind, items in (("", asked), (f" with {len(shots)} shots", shown), (" with its answer", learned)):
+            for example, text, num_more in items:
+                length, room = len(self.model.encode(text)), num_more + len(self.model.bos_ids)
+                if length + room > limit:
+                    raise BadBenchmark(
+                        f"Benchmark {self.benchmark.name!r}, item {example.id}: {length} tokens{kind} and {room} "
+                        f"for vectors and output exceed the model's context of {limit}. Lower num_shots, or leave this "
+                        "benchmark out for this model."
+                    )
 
     def _advance(self, what: str) -> None:
         num_points = len(self.protocol.placements) * len(self.protocol.measured_steps)

@@ -136,12 +136,13 @@ def _load(folder: str, fingerprint: str, resources: Resources, tokenizer_source:
     if dtype == "auto":
         dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
     try:
-        network: Any = AutoModelForCausalLM.from_pretrained(
+        network, loading = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=resources.trust_remote_code,
             local_files_only=True,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(
             tokenizer_source or folder, trust_remote_code=resources.trust_remote_code
@@ -149,6 +150,11 @@ def _load(folder: str, fingerprint: str, resources: Resources, tokenizer_source:
     except Exception as error:  # transformers raises many kinds for broken files; each is one broken checkpoint
         reason = " ".join(str(error).split())[:300]
         raise BadCheckpoint(f"{folder} cannot be loaded ({type(error).__name__}: {reason}).") from error
+    if loading["missing_keys"]:
+        raise BadCheckpoint(
+            f"{folder} lacks the weights {', '.join(sorted(loading['missing_keys'])[:3])}, which would be random; "
+            "save the checkpoint again in full."
+        )
     model = LanguageModel(network.to(device).eval().requires_grad_(False), tokenizer)
     _check(model, folder)
     return model

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from softprompt.benchmarks import Benchmark, Example
+from softprompt.errors import BadBenchmark
 from softprompt.models import LanguageModel
 from softprompt.protocol import Protocol
 
@@ -45,6 +46,11 @@ class Placement:
         self.num_front = protocol.num_vectors if name in ("prefix", "both") else 0
         self.front_text = protocol.prefix_text
         self.cue_ids = model.encode(protocol.cue_text or benchmark.cue) if name in ("cue", "both") else []
+        if name in ("cue", "both") and not self.cue_ids:
+            raise BadBenchmark(
+                f"Benchmark {benchmark.name!r} has no cue that vectors could replace; set cue_text, or use the "
+                "placement 'prefix'."
+            )
 
     def prompt(self, example: Example, seed: int) -> Prompt:
         if self.cue_ids:

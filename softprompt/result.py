@@ -1,6 +1,7 @@
 """A job and what came of it."""
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -97,7 +98,7 @@ class Result:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT_FILE).write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False))
+        (folder / RESULT_FILE).write_text(json.dumps(_finite(self.to_dict()), indent=1, allow_nan=False))
         pq.write_table(pa.Table.from_pylist([asdict(o) for o in self.outcomes], schema=_schema()), folder / ITEMS_FILE)
         save_file(self.vectors, folder / VECTORS_FILE, metadata={"job_key": self.job_key})
         return folder
@@ -119,7 +120,16 @@ class Result:
                 "protocol": Protocol.from_dict(values["protocol"]),
                 "metrics": {condition: _estimates(found) for condition, found in values["metrics"].items()},
                 "curves": {
-                    placement: tuple(CurvePoint(**{**p, "metrics": _estimates(p["metrics"])}) for p in points)
+                    placement: tuple(
+                        CurvePoint(
+                            **{
+                                **p,
+                                "loss": math.nan if p["loss"] is None else p["loss"],
+                                "metrics": _estimates(p["metrics"]),
+                            }
+                        )
+                        for p in points
+                    )
                     for placement, points in values["curves"].items()
                 },
                 "diverged": {placement: tuple(seeds) for placement, seeds in values["diverged"].items()},
@@ -129,7 +139,20 @@ class Result:
 
 
 def _estimates(values: dict[str, Any]) -> dict[str, Estimate]:
-    return {name: Estimate(**estimate) for name, estimate in values.items()}
+    missing = {"value": math.nan, "low": -math.inf, "high": math.inf}
+    return {
+        name: Estimate(**{key: missing[key] if value is None else value for key, value in estimate.items()})
+        for name, estimate in values.items()
+    }
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _schema() -> Any:

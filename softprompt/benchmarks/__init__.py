@@ -194,7 +194,9 @@ def _sources(folder: str | None) -> dict[str, Callable[[], Any]]:
         sources[module.name] = functools.partial(_import_own, module.name)
     for entry in importlib.metadata.entry_points(group="softprompt.benchmarks"):
         _add(sources, entry.name, entry.load, "an entry point")
-    for file in sorted(Path(folder).glob("*.py")) if folder else ():
+    if folder and not Path(folder).is_dir():
+        raise BadBenchmark(f"There is no folder {folder}; correct benchmark_folder.")
+    for file in sorted(Path(folder).glob("[!_]*.py")) if folder else ():
         _add(sources, file.stem, functools.partial(_import_file, file), str(file))
     return sources
 
