@@ -55,9 +55,9 @@ def main() -> None:
             )
             print(*rows[-1], flush=True)
     page = (
-        f"{datetime.date.today()}, `python scripts/close_the_gap.py`, 420 test items a world, mean of three prompt seeds."
-        " Accuracy (format-following) of each variant, Kendall's tau against the truth, and the largest distance of an "
-        f"accuracy from its truth.\n\n{markdown(['setting', 'world', *VARIANTS, 'tau', 'largest error'], rows)}\n"
+        f"{datetime.date.today()}, `python scripts/close_the_gap.py`, 420 test items a world, mean of three prompt "
+        "seeds. Accuracy (format-following) of each variant, Kendall's tau against the truth, and the largest distance "
+        f"of an accuracy from its truth.\n\n{markdown(['setting', 'world', *VARIANTS, 'tau', 'largest error'], rows)}\n"
     )
     if arguments.out:
         arguments.out.write_text(page)

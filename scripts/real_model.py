@@ -98,8 +98,9 @@ def main() -> None:
         pages.append(markdown(result))
     if arguments.out:
         head = (
-            f"# A real model: SmolLM2-135M-Instruct\n\n{datetime.date.today()}, `python scripts/real_model.py`, 200 test "
-            f"items, three seeds, no chat template, protocol `{PROTOCOL.fingerprint}`; 95 % intervals in brackets.\n\n"
+            f"# A real model: SmolLM2-135M-Instruct\n\n{datetime.date.today()}, `python scripts/real_model.py`, 200 "
+            f"test items, three seeds, no chat template, protocol `{PROTOCOL.fingerprint}`; 95 % intervals "
+            "in brackets.\n\n"
         )
         arguments.out.write_text(head + "\n".join(pages))
 

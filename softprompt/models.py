@@ -136,7 +136,7 @@ def _load(folder: str, fingerprint: str, resources: Resources, tokenizer_source:
     if dtype == "auto":
         dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
     try:
-        network, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
@@ -150,6 +150,7 @@ def _load(folder: str, fingerprint: str, resources: Resources, tokenizer_source:
     except Exception as error:  # transformers raises many kinds for broken files; each is one broken checkpoint
         reason = " ".join(str(error).split())[:300]
         raise BadCheckpoint(f"{folder} cannot be loaded ({type(error).__name__}: {reason}).") from error
+    network, loading = loaded
     if loading["missing_keys"]:
         raise BadCheckpoint(
             f"{folder} lacks the weights {', '.join(sorted(loading['missing_keys'])[:3])}, which would be random; "

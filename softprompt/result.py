@@ -139,7 +139,7 @@ class Result:
 
 
 def _estimates(values: dict[str, Any]) -> dict[str, Estimate]:
-    missing = {"value": math.nan, "low": -math.inf, "high": math.inf}
+    missing: dict[str, Any] = {"value": math.nan, "low": -math.inf, "high": math.inf}
     return {
         name: Estimate(**{key: missing[key] if value is None else value for key, value in estimate.items()})
         for name, estimate in values.items()
