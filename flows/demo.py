@@ -14,6 +14,7 @@ from flows.rank_variants import rank_variants
 from flows.watch_checkpoints import watch_checkpoints
 from softprompt.cli import screen
 from softprompt.errors import SoftPromptError
+from softprompt.report import write_report
 from softprompt.study import Study
 from softprompt.world.verdict import read_truth, verdict
 from tasks.tracking import Tracker
@@ -53,17 +54,18 @@ def look(study: Path) -> None:
 
 
 def conclude(study: Path) -> None:
-    """Rank, compare with the truth, write `ranking.json`."""
+    """Rank, compare with the truth, write `ranking.json` and the report with the truth in it."""
     declared = Study.read(study)
-    tracker = Tracker(declared)
+    home, bucket, tracker = Path(declared.home), Path(declared.bucket), Tracker(declared)
     show_ranking(rank_variants(str(study)))
-    truth = read_truth(Path(declared.bucket))
+    truth, results = read_truth(bucket), tracker.results()
     tracker.log_truth(truth)
-    found = verdict(tracker.results(), truth)
-    file = Path(declared.home) / "ranking.json"
-    file.write_text(json.dumps(found, indent=1))
+    found = verdict(results, truth)
+    (home / "ranking.json").write_text(json.dumps(found, indent=1))
+    centred = read_truth(bucket, centred=True)
+    report = write_report(results, declared.benchmarks, home / "report.html", title=declared.name, truth=centred)
     screen.print(verdict_table(found))
-    screen.print(f"Written: {file}, {Path(declared.home) / 'report.html'}. `make ui` opens MLflow on it.")
+    screen.print(f"Written: {home / 'ranking.json'}, {report}. `make ui` opens MLflow on it.")
 
 
 def verdict_table(found: dict[str, Any]) -> Table:

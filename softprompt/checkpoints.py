@@ -43,7 +43,13 @@ class Checkpoint:
 
     @property
     def local_path(self) -> Path:
-        """The folder, for a checkpoint that lies on this machine."""
+        """The folder, for a checkpoint that lies on this machine.
+
+        Raises:
+            BadCheckpoint: it lies on a remote store, which can be looked through but not evaluated from yet.
+        """
+        if "://" in self.uri and not self.uri.startswith("file://"):
+            raise BadCheckpoint(f"{self.uri} is not on this machine; mount or copy its bucket and name the folder.")
         return Path(self.uri.removeprefix("file://"))
 
 

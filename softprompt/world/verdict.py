@@ -8,20 +8,25 @@ from statistics import fmean
 from typing import Any
 
 from softprompt.checkpoints import METADATA_FILE
-from softprompt.metrics import summarise
+from softprompt.metrics import chance_centred, summarise
 from softprompt.ranking import kendall_tau
 from softprompt.result import Result
+from softprompt.world.facts import ATTRIBUTES
 
 Truth = dict[str, dict[int, float]]
 """Variant -> step -> share of the test people's facts that it knows."""
 
 
-def read_truth(bucket: Path) -> Truth:
-    """What pre-training measured when it wrote its checkpoints, averaged over the attributes."""
+def read_truth(bucket: Path, *, centred: bool = False) -> Truth:
+    """What pre-training measured when it wrote its checkpoints, averaged over the attributes; on request chance-centred,
+    as rankings score variants."""
     truth: Truth = {}
     for file in sorted(bucket.glob(f"*/*/{METADATA_FILE}")):
         metadata = json.loads(file.read_text())
-        truth.setdefault(metadata["variant"], {})[metadata["step"]] = fmean(metadata["known_share"].values())
+        shares = [
+            chance_centred(metadata["known_share"][a.name], 1 / len(a.values) if centred else 0.0) for a in ATTRIBUTES
+        ]
+        truth.setdefault(metadata["variant"], {})[metadata["step"]] = fmean(shares)
     return truth
 
 
