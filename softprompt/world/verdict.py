@@ -18,8 +18,8 @@ Truth = dict[str, dict[int, float]]
 
 
 def read_truth(bucket: Path, *, centred: bool = False) -> Truth:
-    """What pre-training measured when it wrote its checkpoints, averaged over the attributes; on request chance-centred,
-    as rankings score variants."""
+    """What pre-training measured when it wrote its checkpoints, averaged over the attributes; on request
+    chance-centred, as rankings score variants."""
     truth: Truth = {}
     for file in sorted(bucket.glob(f"*/*/{METADATA_FILE}")):
         metadata = json.loads(file.read_text())
