@@ -1,5 +1,6 @@
 """Ranking variants at matched steps, with the uncertainty that the items leave."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -118,16 +119,13 @@ def rank(
             incomplete=incomplete,
         )
 
-    rng = np.random.default_rng(0)
     mean_V = np.zeros(len(complete))
     resampled_RV = np.zeros((NUM_RESAMPLES, len(complete)))
     num_items = 0
-    for benchmark in benchmarks:
+    for number, benchmark in enumerate(benchmarks):
         values_VI = _item_values([found[v, benchmark] for v in complete], condition)
         num_items += values_VI.shape[1]
-        counts_RI = rng.multinomial(
-            values_VI.shape[1], np.full(values_VI.shape[1], 1 / values_VI.shape[1]), NUM_RESAMPLES
-        )
+        counts_RI = _resamples(number, values_VI.shape[1])
         mean_V += values_VI.mean(1) / len(benchmarks)
         resampled_RV += counts_RI @ values_VI.T / values_VI.shape[1] / len(benchmarks)
 
@@ -192,6 +190,14 @@ def kendall_tau(scores: dict[str, float], truth: dict[str, float]) -> float:
     names = sorted(truth)
     tau = float(kendalltau([scores[n] for n in names], [truth[n] for n in names]).statistic)
     return tau if tau == tau else 0.0
+
+
+@functools.lru_cache(maxsize=8)
+def _resamples(number: int, num_items: int) -> np.ndarray:
+    """(R, I) how often each item of the benchmark of that number is drawn in each resample. The same for every ranking,
+    so that a history of rankings draws them once."""
+    rng = np.random.default_rng([0, number])
+    return rng.multinomial(num_items, np.full(num_items, 1 / num_items), NUM_RESAMPLES).astype(np.float32)
 
 
 def _item_values(results: Sequence[Result], condition: str) -> np.ndarray:
