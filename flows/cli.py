@@ -80,8 +80,10 @@ def quiet_prefect(folder: Path | None = None) -> None:
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    if folder and "PREFECT_API_URL" not in os.environ:
-        os.environ.setdefault("PREFECT_HOME", str(folder.absolute() / "prefect"))
+    if folder:  # the demo: a server of its own, and a core left for the pre-training beside it
+        if "PREFECT_API_URL" not in os.environ:
+            os.environ.setdefault("PREFECT_HOME", str(folder.absolute() / "prefect"))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
 
 
 def main() -> None:

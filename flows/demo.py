@@ -25,7 +25,7 @@ STUDY = Path(__file__).parent.parent / "demo" / "study.toml"
 
 def run_demo(folder: Path, seed: int) -> None:
     """Pre-train in a child process, watch its bucket until it is done, compare with the truth."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bucket").mkdir(parents=True, exist_ok=True)
     study = folder / "study.toml"
     if not study.exists():
         study.write_text(STUDY.read_text())
