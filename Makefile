@@ -12,7 +12,10 @@ help:  ## Say what can be made
 demo: $(READY)  ## Pre-train three tiny variants and rank them while they train
 	$(BIN)/softprompt demo demo
 
-ui: $(READY)  ## Open the MLflow UI on the demo (http://127.0.0.1:5000)
+CHARTS := http://127.0.0.1:5000/\#/experiments/1/runs?compareRunsMode=CHART&orderByKey=metrics.%60accuracy%2Fmean%60&orderByAsc=false
+
+ui: $(READY)  ## Serve the MLflow UI on the demo
+	@echo 'The variants side by side: $(CHARTS)'
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server \
 	    --backend-store-uri sqlite:///demo/mlflow.db --default-artifact-root demo/mlartifacts --port 5000
 

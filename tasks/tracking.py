@@ -62,6 +62,7 @@ class Tracker:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.results_folder = Path(study.home) / "results"
+        self._run_ids: dict[str, str] = {}
 
     def finished(self) -> dict[str, Finished]:
         """All finished jobs of the experiment by key, those of other protocols included."""
@@ -178,18 +179,22 @@ class Tracker:
 
     def _run_id(self, variant: str) -> str:
         """The variant's run; it is made on first use and never ended."""
-        found = self._client.search_runs(
-            [self._experiment_id], filter_string=f"tags.variant = '{_quoted(variant)}'", max_results=1
-        )
-        if found:
-            return found[0].info.run_id
+        if variant not in self._run_ids:
+            name = variant.replace("\\", "\\\\").replace("'", "\\'")
+            found = self._client.search_runs(
+                [self._experiment_id], filter_string=f"tags.variant = '{name}'", max_results=1
+            )
+            self._run_ids[variant] = (found[0] if found else self._new_run(variant)).info.run_id
+        return self._run_ids[variant]
+
+    def _new_run(self, variant: str) -> Any:
         number = len(self._client.search_runs([self._experiment_id], filter_string="tags.variant != 'ranking'"))
         tags = {
             "variant": variant,
             "mlflow.runColor": COLOURS[number % len(COLOURS)],
             "protocol": self.study.protocol.fingerprint,
         }
-        return self._client.create_run(self._experiment_id, run_name=variant, tags=tags).info.run_id
+        return self._client.create_run(self._experiment_id, run_name=variant, tags=tags)
 
     def _model(self, job: Job, run_id: str) -> Any:
         """The checkpoint's LoggedModel; it is made on first use."""
@@ -271,10 +276,6 @@ def _metrics(result: Result) -> dict[str, float]:
     if result.tokens is not None:
         points["tokens"] = float(result.tokens)
     return points
-
-
-def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("'", "\\'")
 
 
 def _plain_name(text: str) -> str:
