@@ -18,16 +18,16 @@ LONGER_CUE = "\nAnswer: The answer is the word"
 SETTINGS: dict[str, tuple[str, dict[str, object]]] = {
     "prefix, rate 0.3": ("prefix", {"prefix_rate": 0.3}),
     "prefix, rate 1": ("prefix", {"prefix_rate": 1.0}),
-    "prefix, rate 3": ("prefix", {"prefix_rate": 3.0}),
-    "prefix, from the cue's tokens": ("prefix", {"prefix_text": "\nAnswer:"}),
-    "prefix, from a question and its cue": ("prefix", {"prefix_text": "Question: Where was born?\nAnswer:"}),
-    "prefix, 320 steps": ("prefix", {"num_steps": 320}),
     "cue, rate 0.1": ("cue", {"cue_rate": 0.1}),
     "cue, rate 0.3": ("cue", {"cue_rate": 0.3}),
-    "cue, rate 1": ("cue", {"cue_rate": 1.0}),
-    "cue, longer": ("cue", {"cue_text": LONGER_CUE}),
-    "cue, 320 steps": ("cue", {"num_steps": 320}),
     "prefix and cue": ("both", {}),
+    "prefix, from a question and its cue": ("prefix", {"prefix_text": "Question: Where was born?\nAnswer:"}),
+    "cue, longer": ("cue", {"cue_text": LONGER_CUE}),
+    "prefix, rate 3": ("prefix", {"prefix_rate": 3.0}),
+    "prefix, 320 steps": ("prefix", {"num_steps": 320}),
+    "cue, rate 1": ("cue", {"cue_rate": 1.0}),
+    "cue, 320 steps": ("cue", {"num_steps": 320}),
+    "prefix, from the cue's tokens": ("prefix", {"prefix_text": "\nAnswer:"}),
 }
 
 
@@ -52,13 +52,17 @@ def main() -> None:
                 ]
             )
             print(*rows[-1], flush=True)
-    page = (
+        if arguments.out:
+            arguments.out.write_text(page(rows))
+
+
+def page(rows: list[list[str]]) -> str:
+    return (
+        "# What closes the gap\n\n"
         f"{datetime.date.today()}, `python scripts/close_the_gap.py`, 420 test items a world, mean of three prompt "
         "seeds. Accuracy (format-following) of each variant, Kendall's tau against the truth, and the largest distance "
         f"of an accuracy from its truth.\n\n{markdown(['setting', 'world', *VARIANTS, 'tau', 'largest error'], rows)}\n"
     )
-    if arguments.out:
-        arguments.out.write_text(page)
 
 
 if __name__ == "__main__":
