@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from softprompt.models import LanguageModel
-from softprompt.prompt import Prompt, embed_prompts
+from softprompt.prefill import Prefill
+from softprompt.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Generation:
 
 @torch.no_grad()
 def answer(
-    model: LanguageModel,
+    prefill: Prefill,
     prompts: Sequence[Prompt],
     vectors_SPD: Tensor | None = None,
     *,
@@ -40,13 +41,17 @@ def answer(
 
     Prompts are sorted by length and cut into micro-batches; results come back in the order of `prompts`.
     """
+    model = prefill.model
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     generations: list[Generation] = [Generation("", False)] * len(prompts)
     scores: list[list[float]] = [[] for _ in prompts]
     for start in range(0, len(order), micro_batch):
         chunk = order[start : start + micro_batch]
-        embeds_BTD, mask_BT, _ = embed_prompts(model, [prompts[i] for i in chunk], vectors_SPD)
-        logits_B1V, cache = model.forward(inputs_embeds=embeds_BTD, mask_BT=mask_BT, num_logits=1)
+        batch = prefill.batch([prompts[i] for i in chunk], vectors_SPD)
+        mask_BT = batch.mask_BT
+        logits_B1V, cache = model.forward(
+            inputs_embeds=batch.embeds_BTD, mask_BT=mask_BT, cache=batch.cache, num_logits=1
+        )
         if candidates is not None:
             found = _score(model, cache, mask_BT, logits_B1V[:, 0], [candidates[i] for i in chunk], micro_batch)
             for i, row_scores in zip(chunk, found, strict=True):

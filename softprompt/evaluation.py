@@ -1,5 +1,6 @@
 """Tune and evaluate: one job from a checkpoint to a result."""
 
+import functools
 import math
 import platform
 import time
@@ -19,7 +20,8 @@ from softprompt.decode import answer
 from softprompt.errors import BadBenchmark
 from softprompt.metrics import Outcome, summarise
 from softprompt.models import LanguageModel, load_model
-from softprompt.prompt import Placement, Prompt, plain_prompt
+from softprompt.prefill import Prefill
+from softprompt.prompt import Placement, Prompt, plain_prompts
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import CurvePoint, Job, Result
 from softprompt.tune import TunedPrompt, tune
@@ -137,9 +139,13 @@ class Evaluation:
     progress: Progress
     share_done: float = 0.0
 
+    @functools.cached_property
+    def prefill(self) -> Prefill:
+        return Prefill(self.model)
+
     def plain(self, condition: str, shots: Sequence[Example] = ()) -> list[Outcome]:
         """A condition without vectors."""
-        prompts = [plain_prompt(self.model, self.benchmark.prompt(example, shots)) for example in self.test]
+        prompts = plain_prompts(self.model, self.benchmark, self.test, shots)
         outcomes = self._outcomes(condition, prompts, None, self.test, with_scores=True)
         self._advance(condition.replace("_", "-"))
         return outcomes
@@ -150,7 +156,7 @@ class Evaluation:
         """Tune one placement: outcomes of the final prompts, the tuning curve, the final vectors."""
         placement = Placement(name, self.model, self.benchmark, self.protocol)
         num_curve = min(self.protocol.num_curve or len(self.test), len(self.test))
-        steps = tune(self.model, self.benchmark, placement, train, self.protocol, self.resources.micro_batch)
+        steps = tune(self.prefill, self.benchmark, placement, train, self.protocol, self.resources.micro_batch)
         points = []
         while True:
             with self.clock("tune"):
@@ -216,7 +222,7 @@ class Evaluation:
         }
         with self.clock("answer"):
             generations, scores = answer(
-                self.model,
+                self.prefill,
                 prompts,
                 vectors_SPD,
                 stop=self.benchmark.stop,

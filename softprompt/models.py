@@ -58,6 +58,12 @@ class LanguageModel:
         """Names of the arguments that the network's `forward` takes."""
         return frozenset(inspect.signature(self.network.forward).parameters)
 
+    @property
+    def can_share(self) -> bool:
+        """Whether keys and values of a prompt's beginning can be kept and continued: the network has nothing but
+        attention, no recurrent state."""
+        return not getattr(self.network, "_is_stateful", False)
+
     @functools.cached_property
     def embedding_rms(self) -> float:
         """Root mean square of the embedded vocabulary, scale of the embedding layer included (Gemma has one)."""

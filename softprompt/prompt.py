@@ -1,12 +1,12 @@
-"""Prompts with free vectors in them: where the vectors stand, how they start, how a batch of them is embedded.
+"""Prompts with free vectors in them: where the vectors stand, and how they start.
 
-Shapes: S seeds, P vectors, D width, B rows, T positions.
+Shapes: S seeds, P vectors, D width.
 """
 
 import itertools
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,14 +23,24 @@ TOKEN = -1
 @dataclass(frozen=True)
 class Prompt:
     """Positions up to the answer: token ids, and for each position the number of the vector that stands there, or
-    `TOKEN`. `seed` says which of the prompts tuned together the vectors come from."""
+    `TOKEN`. `seed` says which of the prompts tuned together the vectors come from. The first `num_head` positions are
+    tokens that other prompts begin with, too, so that reading them once is worth while."""
 
     ids: list[int]
     slots: list[int]
     seed: int = 0
+    num_head: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def head(self) -> tuple[int, ...]:
+        return tuple(self.ids[: self.num_head])
+
+    @property
+    def tail(self) -> "Prompt":
+        return Prompt(self.ids[self.num_head :], self.slots[self.num_head :], self.seed)
 
 
 class Placement:
@@ -67,6 +77,7 @@ class Placement:
                 *range(front, front + num_back),
             ],
             seed=seed,
+            num_head=0 if front else len(bos) + len(text_ids),
         )
 
     def initial_vectors(self, seeds: Sequence[int]) -> Tensor:
@@ -88,23 +99,23 @@ def plain_prompt(model: LanguageModel, text: str) -> Prompt:
     return Prompt(ids=ids, slots=[TOKEN] * len(ids))
 
 
-def embed_prompts(
-    model: LanguageModel, prompts: Sequence[Prompt], vectors_SPD: Tensor | None
-) -> tuple[Tensor, Tensor, int]:
-    """Left-pad prompts to one length, so that their answers start together, and embed them.
+def plain_prompts(
+    model: LanguageModel, benchmark: Benchmark, examples: Sequence[Example], shots: Sequence[Example] = ()
+) -> list[Prompt]:
+    """Prompts without vectors. Their heads are the question, as in `cue`, or the solved examples in front of it, as far
+    as prompt and head agree token for token: a text's tokens depend on what follows it."""
+    prompts = [plain_prompt(model, benchmark.prompt(example, shots)) for example in examples]
+    if shots:
+        num_common = min(_num_common(prompts[0].ids, prompt.ids) for prompt in prompts)
+        return [replace(prompt, num_head=num_common) for prompt in prompts]
+    heads = [plain_prompt(model, benchmark.question(example)).ids for example in examples]
+    return [
+        replace(prompt, num_head=len(head)) if _num_common(prompt.ids, head) == len(head) else prompt
+        for prompt, head in zip(prompts, heads, strict=True)
+    ]
 
-    Returns:
-        (B, T, D) embeddings, (B, T) mask with 0 at padding, and the first column that holds a vector (T if none does).
-    """
-    length = max(map(len, prompts))
-    ids_BT = torch.tensor([[0] * (length - len(p)) + p.ids for p in prompts], device=model.device)
-    mask_BT = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    embeds_BTD = model.embed(ids_BT)
-    if vectors_SPD is None:
-        return embeds_BTD, mask_BT, length
-    slots_BT = torch.tensor([[TOKEN] * (length - len(p)) + p.slots for p in prompts], device=model.device)
-    seeds_B1 = torch.tensor([[p.seed] for p in prompts], device=model.device)
-    chosen_BTD = vectors_SPD[seeds_B1, slots_BT.clamp(min=0)].to(embeds_BTD.dtype)
-    is_vector_BT = slots_BT != TOKEN
-    first = int(is_vector_BT.any(0).int().argmax())
-    return torch.where(is_vector_BT[..., None], chosen_BTD, embeds_BTD), mask_BT, first
+
+def _num_common(first: Sequence[int], second: Sequence[int]) -> int:
+    """Tokens that both begin with, short of the first's last one, so that something is left to follow."""
+    pairs = zip(first[:-1], second, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

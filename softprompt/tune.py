@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softprompt.benchmarks import Benchmark, Example
-from softprompt.models import LanguageModel
-from softprompt.prompt import Placement, Prompt, embed_prompts
+from softprompt.prefill import Prefill
+from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import Protocol
 
 MAX_NORM = 1.0
@@ -37,7 +37,7 @@ class TunedPrompt:
 
 
 def tune(
-    model: LanguageModel,
+    prefill: Prefill,
     benchmark: Benchmark,
     placement: Placement,
     examples: Sequence[Example],
@@ -48,6 +48,7 @@ def tune(
 
     The seeds share forward passes but nothing else: each has its own vectors, sample order, loss, and clipping.
     """
+    model = prefill.model
     seeds = [SeedVectors(vectors_PD, placement.num_front) for vectors_PD in placement.initial_vectors(protocol.seeds)]
     optimizer = torch.optim.AdamW(
         [
@@ -71,7 +72,7 @@ def tune(
     for step, batch_of_seed in enumerate(batches(examples, protocol)):
         rows = [(prompts[seed][i], answers[i]) for seed, batch in enumerate(batch_of_seed) for i in batch]
         optimizer.zero_grad()
-        losses_S = _backward(model, rows, seeds, micro_batch)
+        losses_S = _backward(prefill, rows, seeds, micro_batch)
         if step in protocol.measured_steps:
             yield state(step, losses_S)
         for number, seed in enumerate(seeds):
@@ -131,49 +132,46 @@ def batches(examples: Sequence[Example], protocol: Protocol) -> Iterator[list[li
 
 
 def _backward(
-    model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]], seeds: Sequence[SeedVectors], micro_batch: int
+    prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], seeds: Sequence[SeedVectors], micro_batch: int
 ) -> Tensor:
     """Add the gradient of each seed's mean loss to its vectors; returns the (S,) losses.
 
     Every seed's loss is divided by the tokens of its whole batch, so that micro-batches change nothing and no seed's
     gradient depends on another's.
     """
-    num_tokens_S = torch.zeros(len(seeds), device=model.device)
+    device = prefill.model.device
+    num_tokens_S = torch.zeros(len(seeds), device=device)
     for prompt, answer in rows:
         num_tokens_S[prompt.seed] += len(answer)
-    losses_S = torch.zeros(len(seeds), device=model.device)
+    losses_S = torch.zeros(len(seeds), device=device)
     for start in range(0, len(rows), micro_batch):
         chunk = rows[start : start + micro_batch]
         vectors_SPD = torch.stack([seed.vectors_PD for seed in seeds])
-        seeds_B = torch.tensor([prompt.seed for prompt, _ in chunk], device=model.device)
-        part_S = (
-            torch.zeros_like(losses_S).index_add(0, seeds_B, answer_losses(model, chunk, vectors_SPD)) / num_tokens_S
-        )
+        seeds_B = torch.tensor([prompt.seed for prompt, _ in chunk], device=device)
+        losses_B = answer_losses(prefill, chunk, vectors_SPD)
+        part_S = torch.zeros_like(losses_S).index_add(0, seeds_B, losses_B) / num_tokens_S
         torch.autograd.backward(part_S.sum())
         losses_S += part_S.detach()
     return losses_S
 
 
-def answer_losses(model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
+def answer_losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
     """(B,) summed cross-entropy of each row's answer, in nats.
 
-    Positions before the first vector have no gradient and are computed without one. Logits are computed at the answer
-    only. The last answer token is a target, never an input.
+    Logits are computed at the answer only. The last answer token is a target, never an input.
     """
-    prompts = [prompt for prompt, _ in rows]
-    embeds_BTD, mask_BT, first = embed_prompts(model, prompts, vectors_SPD)
+    model = prefill.model
+    batch = prefill.batch([prompt for prompt, _ in rows], vectors_SPD)
     length = max(len(answer) for _, answer in rows)
     answers_BA = torch.tensor([a + [IGNORED] * (length - len(a)) for _, a in rows], device=model.device)
     inputs_BA = answers_BA[:, :-1].clamp(min=0)
-    embeds_BTD = torch.cat([embeds_BTD, model.embed(inputs_BA)], dim=1)
-    # Padding behind an answer is never attended by it; marking it 0 would only cost a mask.
-    mask_BT = torch.cat([mask_BT, torch.ones_like(inputs_BA)], dim=1)
-    cache = None
-    if first >= len(model.bos_ids) + 8:  # not worth a pass of its own for a lone BOS
-        with torch.no_grad():
-            _, cache = model.forward(inputs_embeds=embeds_BTD[:, :first], mask_BT=mask_BT[:, :first], num_logits=1)
-        embeds_BTD = embeds_BTD[:, first:]
-    logits_BAV, _ = model.forward(inputs_embeds=embeds_BTD, mask_BT=mask_BT, cache=cache, num_logits=length)
+    logits_BAV, _ = model.forward(
+        inputs_embeds=torch.cat([batch.embeds_BTD, model.embed(inputs_BA)], dim=1),
+        # Padding behind an answer is never attended by it; marking it 0 would only cost a mask.
+        mask_BT=torch.cat([batch.mask_BT, torch.ones_like(inputs_BA)], dim=1),
+        cache=batch.cache,
+        num_logits=length,
+    )
     return (
         F.cross_entropy(logits_BAV.float().flatten(0, 1), answers_BA.flatten(), ignore_index=IGNORED, reduction="none")
         .view(answers_BA.shape)

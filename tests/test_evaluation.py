@@ -24,6 +24,7 @@ from softprompt.decode import answer
 from softprompt.errors import BadBenchmark, BadCheckpoint
 from softprompt.evaluation import evaluate
 from softprompt.models import LanguageModel, load_model
+from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompt
 from softprompt.protocol import PLACEMENTS, Protocol, Resources
 from softprompt.ranking import rank
@@ -203,7 +204,7 @@ def test_batched_greedy_decoding_equals_a_plain_loop_without_a_cache(
 
     expected = [one_by_one(prompt) for prompt in prompts]
     for micro_batch in (7, 100):
-        found, _ = answer(model, prompts, vectors_SPD, stop=stop, max_new_tokens=12, micro_batch=micro_batch)
+        found, _ = answer(Prefill(model), prompts, vectors_SPD, stop=stop, max_new_tokens=12, micro_batch=micro_batch)
         assert [(generation.text, generation.stopped) for generation in found] == expected
     assert len(set(expected)) > 3
 
@@ -218,7 +219,7 @@ def test_likelihoods_of_candidates_equal_those_of_full_forward_passes(
         for i, example in enumerate(rows.test)
     ]
     assert {len(ids) for found in candidates for ids in found} > {1, 2, 3}
-    _, scores = answer(model, prompts, vectors_SPD, max_new_tokens=1, candidates=candidates, micro_batch=5)
+    _, scores = answer(Prefill(model), prompts, vectors_SPD, max_new_tokens=1, candidates=candidates, micro_batch=5)
     for prompt, options, found in zip(prompts, candidates, scores, strict=True):
         for ids, score in zip(options, found, strict=True):
             with torch.no_grad():
@@ -237,8 +238,8 @@ def test_positions_are_counted_from_the_first_token_behind_the_padding(
     prompts, vectors_SPD = mixed_prompts(gpt, toy_benchmark, quick_protocol, rows.test, "prefix")
     candidates = [[gpt.encode(f" {option}") for option in example.options] for example in rows.test]
     options = {"max_new_tokens": 6, "candidates": candidates}
-    alone, alone_scores = answer(gpt, prompts, vectors_SPD, micro_batch=1, **options)
-    together, scores = answer(gpt, prompts, vectors_SPD, micro_batch=64, **options)
+    alone, alone_scores = answer(Prefill(gpt), prompts, vectors_SPD, micro_batch=1, **options)
+    together, scores = answer(Prefill(gpt), prompts, vectors_SPD, micro_batch=64, **options)
     assert together == alone
     np.testing.assert_allclose(scores, alone_scores, atol=1e-4)
     assert len(set(together)) > 1
@@ -264,8 +265,10 @@ def test_vectors_that_are_rows_of_the_vocabulary_act_as_their_tokens(
         assert text.startswith("<s>")
         assert text.endswith(toy_benchmark.prompt(example))
     candidates = [[model.encode(f" {option}") for option in example.options] for example in rows.test]
-    soft, soft_scores = answer(model, prompts, vectors_SPD, max_new_tokens=8, candidates=candidates, micro_batch=64)
-    hard, hard_scores = answer(model, as_tokens, max_new_tokens=8, candidates=candidates, micro_batch=64)
+    soft, soft_scores = answer(
+        Prefill(model), prompts, vectors_SPD, max_new_tokens=8, candidates=candidates, micro_batch=64
+    )
+    hard, hard_scores = answer(Prefill(model), as_tokens, max_new_tokens=8, candidates=candidates, micro_batch=64)
     assert soft == hard
     np.testing.assert_allclose(soft_scores, hard_scores, atol=1e-4)
 
@@ -319,7 +322,7 @@ def gradients(
 ) -> tuple[Tensor, Tensor]:
     """(S, P, D) gradients and (S,) losses, as the tuning computes them."""
     seeds = [tune.SeedVectors(v, placement.num_front) for v in placement.initial_vectors(protocol.seeds)]
-    losses_S = tune._backward(model, rows, seeds, micro_batch)
+    losses_S = tune._backward(Prefill(model), rows, seeds, micro_batch)
     return torch.stack(
         [torch.cat([p.grad for p in seed.parameters() if p.grad is not None]) for seed in seeds]
     ), losses_S
@@ -405,9 +408,9 @@ def test_a_tuned_answer_ends_with_the_terminator(run: Callable[..., Result], mon
     seen: set[str] = set()
     healthy = tune.answer_losses
 
-    def losses(model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
-        seen.update(model.tokenizer.decode(ids) for _, ids in rows)
-        return healthy(model, rows, vectors_SPD)
+    def losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
+        seen.update(prefill.model.tokenizer.decode(ids) for _, ids in rows)
+        return healthy(prefill, rows, vectors_SPD)
 
     monkeypatch.setattr(tune, "answer_losses", losses)
     run()
@@ -430,8 +433,8 @@ def poisoned_after(num_calls: int, seed: int) -> Callable[..., Tensor]:
     """The tuning's loss, NaN for one seed once it was computed so often."""
     count, healthy = itertools.count(), tune.answer_losses
 
-    def losses(model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
-        found_B = healthy(model, rows, vectors_SPD)
+    def losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
+        found_B = healthy(prefill, rows, vectors_SPD)
         if next(count) < num_calls:
             return found_B
         return found_B * torch.tensor([math.nan if prompt.seed == seed else 1.0 for prompt, _ in rows])

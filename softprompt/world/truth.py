@@ -4,6 +4,7 @@ from statistics import fmean
 
 from softprompt.decode import answer
 from softprompt.models import LanguageModel
+from softprompt.prefill import Prefill
 from softprompt.prompt import plain_prompt
 from softprompt.world.facts import ATTRIBUTES, World
 
@@ -19,7 +20,7 @@ def known_share(model: LanguageModel, world: World) -> dict[str, float]:
             for person in world.test
         ]
         _, scores = answer(
-            model,
+            Prefill(model),
             [plain_prompt(model, front) for front, _ in fronts],
             max_new_tokens=1,
             candidates=[[model.continuation(front, f" {value}") for value in attribute.values] for front, _ in fronts],

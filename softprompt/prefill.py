@@ -1,0 +1,128 @@
+"""Batches of prompts, with the beginnings that they share read only once (prefix caching).
+
+All seeds and steps of `cue` share a benchmark's questions, zero-shot shares them too, and all few-shot prompts share
+their solved examples. Shapes: B rows, T positions, D width, H heads, K a head's width, S seeds, P vectors.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from softprompt.models import LanguageModel
+from softprompt.prompt import TOKEN, Prompt
+
+Head = tuple[int, ...]
+KeysAndValues = list[Tensor]
+"""By layer: (2, H, T, K) of one head, no padding."""
+
+SHARE_OF_MEMORY = 0.25
+"""Of what is free on the model's device when a job starts, at most so much holds keys and values of heads."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of one forward pass, left-padded so that their answers start together: what follows `cache`."""
+
+    embeds_BTD: Tensor
+    mask_BT: Tensor
+    """0 at padding; the cached positions come first."""
+    cache: Any
+
+
+class Prefill:
+    """Makes batches of prompts for one model, and keeps the keys and values of their heads.
+
+    Heads are dropped in the order in which they were last used when they need more memory than `max_bytes`.
+    """
+
+    def __init__(self, model: LanguageModel, max_bytes: float | None = None) -> None:
+        self.model = model
+        self.max_bytes = SHARE_OF_MEMORY * _free_bytes(model.device) if max_bytes is None else max_bytes
+        self._kept: OrderedDict[Head, KeysAndValues] = OrderedDict()
+        self.num_bytes = 0
+
+    def batch(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> Batch:
+        """Gradients flow to `vectors_SPD`, never into a head."""
+        tails = list(prompts)
+        heads: list[Head] = []
+        if self.model.can_share and any(prompt.num_head for prompt in prompts):
+            heads, tails = [prompt.head for prompt in prompts], [prompt.tail for prompt in prompts]
+        embeds_BTD, mask_BT = self._embed(tails, vectors_SPD)
+        if not heads:
+            return Batch(embeds_BTD, mask_BT, None)
+        mask = torch.cat([self._padded(([1] * len(head) for head in heads), 0), mask_BT], dim=1)
+        return Batch(embeds_BTD, mask, self._cache(heads))
+
+    def _embed(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, D) embeddings and (B, T) mask."""
+        embeds_BTD = self.model.embed(self._padded((p.ids for p in prompts), 0))
+        mask_BT = self._padded(([1] * len(p) for p in prompts), 0)
+        if vectors_SPD is None:
+            return embeds_BTD, mask_BT
+        slots_BT = self._padded((p.slots for p in prompts), TOKEN)
+        seeds_B1 = torch.tensor([[p.seed] for p in prompts], device=self.model.device)
+        chosen_BTD = vectors_SPD[seeds_B1, slots_BT.clamp(min=0)].to(embeds_BTD.dtype)
+        return torch.where((slots_BT != TOKEN)[..., None], chosen_BTD, embeds_BTD), mask_BT
+
+    def _cache(self, heads: Sequence[Head]) -> DynamicCache:
+        """A cache of one row for each head, left-padded."""
+        found = self._keys_and_values(heads)
+        length = max(map(len, heads))
+        by_layer = []
+        for layers in zip(*(found[head] for head in heads), strict=True):
+            num_kv, num_heads, _, width = layers[0].shape
+            padded_2BHTK = layers[0].new_zeros(num_kv, len(heads), num_heads, length, width)
+            for row, kv_2HTK in enumerate(layers):
+                padded_2BHTK[:, row, :, length - kv_2HTK.shape[2] :] = kv_2HTK
+            by_layer.append((padded_2BHTK[0], padded_2BHTK[1]))
+        return DynamicCache(by_layer)
+
+    @torch.no_grad()
+    def _keys_and_values(self, heads: Iterable[Head]) -> dict[Head, KeysAndValues]:
+        found: dict[Head, KeysAndValues] = {}
+        missing = []
+        for head in dict.fromkeys(heads):
+            if head in self._kept:
+                self._kept.move_to_end(head)
+                found[head] = self._kept[head]
+            else:
+                missing.append(head)
+        if missing:
+            _, cache = self.model.forward(
+                input_ids=self._padded(missing, 0),
+                mask_BT=self._padded(([1] * len(head) for head in missing), 0),
+                cache=DynamicCache(),
+                num_logits=1,
+            )
+            for row, head in enumerate(missing):
+                found[head] = [
+                    torch.stack([layer.keys[row, :, -len(head) :], layer.values[row, :, -len(head) :]])
+                    for layer in cache.layers
+                ]
+                self._keep(head, found[head])
+        return found
+
+    def _keep(self, head: Head, kv: KeysAndValues) -> None:
+        self._kept[head] = kv
+        self.num_bytes += sum(layer.nbytes for layer in kv)
+        while self.num_bytes > self.max_bytes:
+            _, dropped = self._kept.popitem(last=False)
+            self.num_bytes -= sum(layer.nbytes for layer in dropped)
+
+    def _padded(self, rows: Iterable[Sequence[int]], filling: int) -> Tensor:
+        """(B, T) integers, shorter rows filled up on the left."""
+        rows = list(rows)
+        length = max(map(len, rows))
+        return torch.tensor([[filling] * (length - len(row)) + list(row) for row in rows], device=self.model.device)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available

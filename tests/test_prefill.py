@@ -1,0 +1,96 @@
+"""Reading a shared beginning once, keeping it or not, must change nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from softprompt.benchmarks import Benchmark, Rows
+from softprompt.checkpoints import open_checkpoint
+from softprompt.models import LanguageModel, load_model
+from softprompt.prefill import Prefill
+from softprompt.prompt import Placement, Prompt, plain_prompts
+from softprompt.protocol import Protocol, Resources
+
+Prompts = list[Prompt]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> LanguageModel:
+    return load_model(open_checkpoint(str(tiny_checkpoint)), Resources(device="cpu"))
+
+
+@pytest.fixture(params=["zero_shot", "few_shot", "cue"])
+def prompts(
+    request: pytest.FixtureRequest, model: LanguageModel, toy_benchmark: Benchmark, rows: Rows, quick_protocol: Protocol
+) -> tuple[Prompts, Tensor | None]:
+    if request.param == "cue":
+        cue = Placement("cue", model, toy_benchmark, quick_protocol)
+        return [cue.prompt(e, i % 2) for i, e in enumerate(rows.test)], cue.initial_vectors(quick_protocol.seeds)
+    return plain_prompts(model, toy_benchmark, rows.test, rows.train[:2] if request.param == "few_shot" else ()), None
+
+
+def logits(prefill: Prefill, prompts: Prompts, vectors_SPD: Tensor | None) -> Tensor:
+    batch = prefill.batch(prompts, vectors_SPD)
+    found, _ = prefill.model.forward(
+        inputs_embeds=batch.embeds_BTD, mask_BT=batch.mask_BT, cache=batch.cache, num_logits=1
+    )
+    return found
+
+
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Token positions of every forward pass from now on, padding included."""
+    seen: list[int] = []
+    forward: Callable[..., tuple[Tensor, object]] = LanguageModel.forward
+
+    def counted(self: LanguageModel, **inputs: Tensor) -> tuple[Tensor, object]:
+        tokens = inputs.get("input_ids", inputs.get("inputs_embeds"))
+        assert tokens is not None
+        seen.append(tokens.shape[0] * tokens.shape[1])
+        return forward(self, **inputs)
+
+    monkeypatch.setattr(LanguageModel, "forward", counted)
+    return seen
+
+
+@pytest.mark.parametrize("max_bytes", [0, 20_000, None], ids=["keeps nothing", "keeps a few", "keeps all"])
+def test_shared_beginnings_change_no_logits(
+    model: LanguageModel, prompts: tuple[Prompts, Tensor | None], max_bytes: float | None
+) -> None:
+    own, vectors_SPD = prompts
+    assert all(0 < prompt.num_head < len(prompt) for prompt in own)
+    whole = [Prompt(prompt.ids, prompt.slots, prompt.seed) for prompt in own]
+    expected = torch.cat([logits(Prefill(model), [prompt], vectors_SPD) for prompt in whole])
+    prefill = Prefill(model, max_bytes)
+    for _ in range(2):
+        torch.testing.assert_close(logits(prefill, own, vectors_SPD), expected, rtol=0, atol=1e-4)
+    assert prefill.num_bytes <= prefill.max_bytes
+
+
+def test_questions_are_read_once_for_zero_shot_and_for_every_seed(
+    model: LanguageModel,
+    toy_benchmark: Benchmark,
+    rows: Rows,
+    quick_protocol: Protocol,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cue = Placement("cue", model, toy_benchmark, quick_protocol)
+    seen, prefill = passes(monkeypatch), Prefill(model)
+    logits(prefill, plain_prompts(model, toy_benchmark, rows.test), None)
+    seen.clear()
+    for seed in (0, 1):
+        logits(prefill, [cue.prompt(e, seed) for e in rows.test], cue.initial_vectors(quick_protocol.seeds))
+    assert seen == [len(rows.test) * len(cue.cue_ids)] * 2
+
+
+def test_solved_examples_are_read_once_for_all_questions(
+    model: LanguageModel, toy_benchmark: Benchmark, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_shot = plain_prompts(model, toy_benchmark, rows.test, rows.train[:2])
+    seen = passes(monkeypatch)
+    logits(Prefill(model), few_shot, None)
+    (num_head,) = {prompt.num_head for prompt in few_shot}
+    assert seen == [num_head, len(few_shot) * (max(map(len, few_shot)) - num_head)]
+    assert num_head > 0.6 * max(map(len, few_shot))
