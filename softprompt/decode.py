@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softprompt import processes
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Prompt
@@ -43,25 +44,24 @@ def answer(
     """
     model = prefill.model
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
-    generations: list[Generation] = [Generation("", False)] * len(prompts)
-    scores: list[list[float]] = [[] for _ in prompts]
-    for start in range(0, len(order), micro_batch):
-        chunk = order[start : start + micro_batch]
+    own = processes.share(order)
+    generations: list[Generation] = []
+    scores: list[list[float]] = []
+    for start in range(0, len(own), micro_batch):
+        chunk = own[start : start + micro_batch]
         batch = prefill.batch([prompts[i] for i in chunk], vectors_SPD)
-        mask_BT = batch.mask_BT
         logits_B1V, cache = model.forward(
-            inputs_embeds=batch.embeds_BTD, mask_BT=mask_BT, cache=batch.cache, num_logits=1
+            inputs_embeds=batch.embeds_BTD, mask_BT=batch.mask_BT, cache=batch.cache, num_logits=1
         )
-        if candidates is not None:
-            found = _score(model, cache, mask_BT, logits_B1V[:, 0], [candidates[i] for i in chunk], micro_batch)
-            for i, row_scores in zip(chunk, found, strict=True):
-                scores[i] = row_scores
-        for i, generation in zip(
-            chunk, _generate(model, cache, mask_BT, logits_B1V[:, 0], stop, max_new_tokens), strict=True
-        ):
-            generations[i] = generation
+        if candidates is None:
+            scores += [[] for _ in chunk]
+        else:
+            chosen = [candidates[i] for i in chunk]
+            scores += _score(model, cache, batch.mask_BT, logits_B1V[:, 0], chosen, micro_batch)
+        generations += _generate(model, cache, batch.mask_BT, logits_B1V[:, 0], stop, max_new_tokens)
         on_progress(len(chunk))
-    return generations, scores
+    found = dict(zip(order, processes.gather(list(zip(generations, scores, strict=True))), strict=True))
+    return [found[i][0] for i in range(len(prompts))], [found[i][1] for i in range(len(prompts))]
 
 
 def _generate(

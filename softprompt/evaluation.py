@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from softprompt import benchmarks
+from softprompt import benchmarks, processes
 from softprompt.benchmarks import Benchmark, Example, Rows
 from softprompt.checkpoints import Checkpoint, open_checkpoint, read_metadata
 from softprompt.decode import answer
@@ -99,7 +99,7 @@ def evaluate(
             "num_train": len(train),
             "num_test": len(test),
             "num_contaminated": rows.num_contaminated,
-            "world_size": 1,
+            "world_size": processes.world_size(),
             "device": str(model.device),
             "dtype": str(model.network.dtype).removeprefix("torch."),
             "python": platform.python_version(),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from softprompt import processes
 from softprompt.checkpoints import Checkpoint, check_folder
 from softprompt.errors import BadCheckpoint
 from softprompt.protocol import Resources
@@ -135,12 +136,10 @@ def load_model(checkpoint: Checkpoint, resources: Resources, tokenizer: str | No
 def _load(folder: str, fingerprint: str, resources: Resources, tokenizer_source: str | None) -> LanguageModel:
     del fingerprint  # a key of the cache: overwritten weights are another checkpoint
     check_folder(Path(folder))
-    device = resources.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = processes.default_device() if resources.device == "auto" else torch.device(resources.device)
     dtype = resources.dtype
     if dtype == "auto":
-        dtype = "float32" if torch.device(device).type == "cpu" else "bfloat16"
+        dtype = "float32" if device.type == "cpu" else "bfloat16"
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softprompt import processes
 from softprompt.benchmarks import Benchmark, Example
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt
@@ -71,7 +72,6 @@ def tune(
     losses_S = torch.zeros(len(seeds))
     for step, batch_of_seed in enumerate(batches(examples, protocol)):
         rows = [(prompts[seed][i], answers[i]) for seed, batch in enumerate(batch_of_seed) for i in batch]
-        optimizer.zero_grad()
         losses_S = _backward(prefill, rows, seeds, micro_batch)
         if step in protocol.measured_steps:
             yield state(step, losses_S)
@@ -80,7 +80,7 @@ def tune(
             if not (torch.isfinite(losses_S[number]) and torch.isfinite(norm)):
                 diverged.add(number)
             if number in diverged:
-                seed.zero_grad()  # AdamW leaves parameters without a gradient alone
+                seed.zero_grad()  # to None: AdamW leaves such parameters alone
         optimizer.step()
         scheduler.step()
     yield state(protocol.num_steps, losses_S)
@@ -134,24 +134,28 @@ def batches(examples: Sequence[Example], protocol: Protocol) -> Iterator[list[li
 def _backward(
     prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], seeds: Sequence[SeedVectors], micro_batch: int
 ) -> Tensor:
-    """Add the gradient of each seed's mean loss to its vectors; returns the (S,) losses.
+    """Set each seed's gradients to those of its mean loss; returns the (S,) losses.
 
-    Every seed's loss is divided by the tokens of its whole batch, so that micro-batches change nothing and no seed's
-    gradient depends on another's.
+    Every seed's loss is divided by the tokens of its whole batch, so that neither micro-batches nor the number of
+    processes change anything, and no seed's gradient depends on another's.
     """
     device = prefill.model.device
     num_tokens_S = torch.zeros(len(seeds), device=device)
     for prompt, answer in rows:
         num_tokens_S[prompt.seed] += len(answer)
     losses_S = torch.zeros(len(seeds), device=device)
-    for start in range(0, len(rows), micro_batch):
-        chunk = rows[start : start + micro_batch]
+    for parameter in (parameter for seed in seeds for parameter in seed.parameters()):
+        parameter.grad = torch.zeros_like(parameter)
+    own = processes.share(rows)
+    for start in range(0, len(own), micro_batch):
+        chunk = own[start : start + micro_batch]
         vectors_SPD = torch.stack([seed.vectors_PD for seed in seeds])
         seeds_B = torch.tensor([prompt.seed for prompt, _ in chunk], device=device)
         losses_B = answer_losses(prefill, chunk, vectors_SPD)
         part_S = torch.zeros_like(losses_S).index_add(0, seeds_B, losses_B) / num_tokens_S
         torch.autograd.backward(part_S.sum())
         losses_S += part_S.detach()
+    processes.add_up([losses_S, *(p.grad for seed in seeds for p in seed.parameters() if p.grad is not None)])
     return losses_S
 
 
