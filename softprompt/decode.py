@@ -36,7 +36,7 @@ def answer(
     max_new_tokens: int,
     candidates: Sequence[Sequence[list[int]]] | None = None,
     micro_batch: int,
-    on_progress: Callable[[int], None] = lambda _: None,
+    on_answers: Callable[[int], None] = lambda _num_more: None,
 ) -> tuple[list[Generation], list[list[float]]]:
     """Greedy outputs of prompts, and log-likelihoods (nats) of each prompt's candidate answers if any are given.
 
@@ -59,7 +59,7 @@ def answer(
             chosen = [candidates[i] for i in chunk]
             scores += _score(model, cache, batch.mask_BT, logits_B1V[:, 0], chosen, micro_batch)
         generations += _generate(model, cache, batch.mask_BT, logits_B1V[:, 0], stop, max_new_tokens)
-        on_progress(len(chunk))
+        on_answers(len(chunk) * processes.world_size())
     found = dict(zip(order, processes.gather(list(zip(generations, scores, strict=True))), strict=True))
     return [found[i][0] for i in range(len(prompts))], [found[i][1] for i in range(len(prompts))]
 

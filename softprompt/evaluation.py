@@ -137,7 +137,7 @@ class Evaluation:
     test: list[Example]
     clock: Clock
     progress: Progress
-    share_done: float = 0.0
+    num_done: int = 0
 
     @functools.cached_property
     def prefill(self) -> Prefill:
@@ -146,28 +146,34 @@ class Evaluation:
     def plain(self, condition: str, shots: Sequence[Example] = ()) -> list[Outcome]:
         """A condition without vectors."""
         prompts = plain_prompts(self.model, self.benchmark, self.test, shots)
-        outcomes = self._outcomes(condition, prompts, None, self.test, with_scores=True)
-        self._advance(condition.replace("_", "-"))
-        return outcomes
+        return self._outcomes(condition, prompts, None, self.test, with_scores=True)
 
     def soft_prompt(
         self, name: str, train: Sequence[Example]
     ) -> tuple[list[Outcome], tuple[CurvePoint, ...], TunedPrompt]:
         """Tune one placement: outcomes of the final prompts, the tuning curve, the final vectors."""
         placement = Placement(name, self.model, self.benchmark, self.protocol)
-        num_curve = min(self.protocol.num_curve or len(self.test), len(self.test))
-        steps = tune(self.prefill, self.benchmark, placement, train, self.protocol, self.resources.micro_batch)
+        num_asked = self.protocol.batch_size * len(self.protocol.seeds)
+        steps = tune(
+            self.prefill,
+            self.benchmark,
+            placement,
+            train,
+            self.protocol,
+            self.resources.micro_batch,
+            on_step=lambda step: self._advance(f"{name}: tuning, step {step}", num_asked),
+        )
         points = []
         while True:
             with self.clock("tune"):
                 tuned = next(steps)
             is_final = tuned.step == self.protocol.num_steps
-            examples = self.test if is_final else self.test[:num_curve]
+            examples = self.test if is_final else self.test[: self.num_curve]
             prompts = [
                 placement.prompt(example, seed) for seed in range(len(self.protocol.seeds)) for example in examples
             ]
             outcomes = self._outcomes(name, prompts, tuned.vectors_SPD, examples, with_scores=is_final)
-            on_curve = {example.id for example in self.test[:num_curve]}
+            on_curve = {example.id for example in self.test[: self.num_curve]}
             points.append(
                 CurvePoint(
                     step=tuned.step,
@@ -175,7 +181,6 @@ class Evaluation:
                     metrics=summarise([outcome for outcome in outcomes if outcome.item in on_curve]),
                 )
             )
-            self._advance(f"{name} step {tuned.step}")
             if is_final:
                 return outcomes, tuple(points), tuned
 
@@ -198,10 +203,22 @@ class Evaluation:
                         "benchmark out for this model."
                     )
 
-    def _advance(self, what: str) -> None:
-        num_points = len(self.protocol.placements) * len(self.protocol.measured_steps)
-        self.share_done += 1 / (len(self.protocol.conditions) - len(self.protocol.placements) + num_points)
-        self.progress(what, min(1.0, self.share_done))
+    @functools.cached_property
+    def num_curve(self) -> int:
+        return min(self.protocol.num_curve or len(self.test), len(self.test))
+
+    @functools.cached_property
+    def num_work(self) -> int:
+        """Answers that the whole job asks for or, in tuning, learns from."""
+        protocol, num_test = self.protocol, len(self.test)
+        num_plain = num_test * (len(protocol.conditions) - len(protocol.placements))
+        num_asked = num_test + self.num_curve * (len(protocol.measured_steps) - 1)
+        num_learned = protocol.batch_size * protocol.num_steps
+        return num_plain + (num_asked + num_learned) * len(protocol.seeds) * len(protocol.placements)
+
+    def _advance(self, what: str, num_more: int) -> None:
+        self.num_done += num_more
+        self.progress(what, min(1.0, self.num_done / self.num_work))
 
     def _outcomes(
         self,
@@ -229,6 +246,7 @@ class Evaluation:
                 max_new_tokens=self.benchmark.max_new_tokens,
                 candidates=[ids_of[item.id] for item in items] if with_scores else None,
                 micro_batch=self.resources.micro_batch,
+                on_answers=lambda num_more: self._advance(f"{condition}: answering", num_more),
             )
         outcomes = []
         grammar = self.benchmark.grammar

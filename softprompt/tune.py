@@ -5,7 +5,7 @@ Shapes: S seeds, P vectors, D width, B rows, T prompt positions, A answer positi
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,7 @@ def tune(
     examples: Sequence[Example],
     protocol: Protocol,
     micro_batch: int,
+    on_step: Callable[[int], None] = lambda _step: None,
 ) -> Iterator[TunedPrompt]:
     """Tune one prompt per seed on the same examples; yields at each of the protocol's measured steps, 0 included.
 
@@ -83,6 +84,7 @@ def tune(
                 seed.zero_grad()  # to None: AdamW leaves such parameters alone
         optimizer.step()
         scheduler.step()
+        on_step(step + 1)
     yield state(protocol.num_steps, losses_S)
 
 
