@@ -37,3 +37,7 @@ class TrackingUnavailable(SoftPromptError):
     """MLflow did not answer; what was computed is kept and logged on a later try."""
 
     retryable = True
+
+
+class JobFailed(SoftPromptError):
+    """A job's own process ended without a result, or was ended."""

@@ -124,11 +124,34 @@ class Resources(FromDict):
     """Of the backbone; 'auto' is bfloat16 on a GPU and float32 on a CPU. The vectors are always float32."""
     micro_batch: int = 96
     """Most rows in one forward pass."""
+    devices: tuple[str, ...] = ()
+    """GPUs of the host that jobs share, as CUDA_VISIBLE_DEVICES names them: ["0", "1"]. Each job then runs in processes
+    of its own that see its share of them. Empty: one job at a time, in the flow's process."""
+    processes_per_job: int = 1
+    """Processes that Accelerate runs a job on, one device each."""
+    timeout_s: float | None = None
+    """A job in processes of its own is killed after so many seconds."""
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "a whole number of at least 1")
         require(self.dtype in ("auto", "float32", "bfloat16"), "dtype", self.dtype, "auto, float32 or bfloat16")
+        num, devices = self.processes_per_job, self.devices
+        require(num >= 1, "processes_per_job", num, "a whole number of at least 1")
+        require(len(devices) % num == 0, "devices", devices, f"a multiple of processes_per_job, which is {num}")
+        require(len(set(devices)) == len(devices), "devices", devices, "distinct devices")
+        require(self.timeout_s is None or self.timeout_s > 0, "timeout_s", self.timeout_s, "a number of seconds")
+
+    @property
+    def slots(self) -> list[tuple[str, ...]]:
+        """Devices of each job that may run on this host at the same time."""
+        num = self.processes_per_job
+        return [self.devices[start : start + num] for start in range(0, len(self.devices), num)] or [()]
+
+    @property
+    def in_child(self) -> bool:
+        """Whether jobs run in processes of their own."""
+        return bool(self.devices) or self.processes_per_job > 1
 
 
 def require(holds: bool, name: str, found: Any, expected: str) -> None:

@@ -1,13 +1,16 @@
 """One job in a process of its own, or in several that a launcher starts:
 
-    accelerate launch -m softprompt.worker REQUEST.json FOLDER
+    accelerate launch -m softprompt.worker REQUEST.json FOLDER [--while-stdin-is-open]
 
-The request holds what `softprompt.evaluate` takes; the result is saved in FOLDER, whole or not at all. Progress is
-printed line by line. An error that a user can act on is printed last, as one line, and leaves exit status 1.
+The request holds what `softprompt.evaluate` takes; the result is saved in FOLDER. Progress is printed line by line. An
+error that a user can act on is printed as one line, written to REQUEST.error, and leaves exit status 1.
 """
 
 import json
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from softprompt import benchmarks, processes
@@ -15,6 +18,8 @@ from softprompt.checkpoints import Checkpoint
 from softprompt.errors import SoftPromptError
 from softprompt.evaluation import evaluate
 from softprompt.protocol import Protocol, Resources
+
+ERROR_SUFFIX = ".error"
 
 
 def main(request_file: str, folder: str) -> None:
@@ -37,8 +42,24 @@ def say(what: str, share: float) -> None:
         print(f"{100 * share:3.0f} % {what}", flush=True)
 
 
+def end_with_stdin() -> None:
+    """End this process group when whoever holds the other end of standard input is gone, however it went."""
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    if arguments[-1] == "--while-stdin-is-open":
+        end_with_stdin()
+        arguments.pop()
     try:
-        main(*sys.argv[1:])
+        main(*arguments)
     except SoftPromptError as error:
+        Path(arguments[0]).with_suffix(ERROR_SUFFIX).write_text(json.dumps([type(error).__name__, str(error)]))
         sys.exit(f"{type(error).__name__}: {error}")

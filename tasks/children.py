@@ -1,0 +1,127 @@
+"""A job in child processes of its own, so that it can be killed and sees its own devices only."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from softprompt import errors
+
+TAIL_LINES = 30
+
+
+def run_worker(
+    request: Mapping[str, Any],
+    folder: Path,
+    *,
+    num_processes: int = 1,
+    devices: Sequence[str] = (),
+    timeout_s: float | None = None,
+    on_line: Callable[[str], None] = lambda _line: None,
+) -> None:
+    """Run `softprompt.worker`, by `accelerate launch` if there is more than one process, and wait for it.
+
+    The children die with this process, however it dies: they watch a pipe that only it holds open.
+
+    Raises:
+        JobFailed: it ended without a result, or was killed after `timeout_s` seconds or because the flow was cancelled.
+        SoftPromptError: what the worker itself raised.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        file = Path(temporary) / "request.json"
+        file.write_text(json.dumps(request))
+        child = subprocess.Popen(
+            [*_launcher(num_processes), "-m", "softprompt.worker", str(file), str(folder), "--while-stdin-is-open"],
+            env=_environment(devices),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        try:
+            tail = _follow(child, timeout_s, on_line)
+        finally:
+            _end(child)
+        if child.returncode:
+            raise _error(file.with_suffix(".error")) or errors.JobFailed(
+                f"The job's process ended with status {child.returncode} and no result; the last it said: "
+                + " | ".join(tail)
+            )
+
+
+def _launcher(num_processes: int) -> list[str]:
+    if num_processes == 1:
+        return [sys.executable]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    options = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return [*launch, "--num_processes", str(num_processes), *options]
+
+
+def _environment(devices: Sequence[str]) -> dict[str, str]:
+    """The parent's, with only these devices in sight."""
+    place = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {"ACCELERATE_USE_CPU": "true"}
+    return {**os.environ, "PYTHONUNBUFFERED": "1", **place}
+
+
+def _follow(child: subprocess.Popen[str], timeout_s: float | None, on_line: Callable[[str], None]) -> deque[str]:
+    """Pass on what the child prints until it ends; returns the last lines.
+
+    A thread cannot be interrupted: that the flow was cancelled shows in the end of the main thread.
+    """
+    lines: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_read, args=(child, lines), daemon=True).start()
+    deadline = time.monotonic() + timeout_s if timeout_s else None
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    while True:
+        if deadline and time.monotonic() > deadline:
+            raise errors.JobFailed(
+                f"The job was killed after {timeout_s:g} s, the study's timeout_s; raise that, or processes_per_job."
+            )
+        if not threading.main_thread().is_alive():
+            raise errors.JobFailed("The job was killed because its flow was cancelled.")
+        try:
+            line = lines.get(timeout=0.5)
+        except queue.Empty:
+            continue
+        if line is None:
+            child.wait()
+            return tail
+        tail.append(line)
+        on_line(line)
+
+
+def _read(child: subprocess.Popen[str], lines: "queue.Queue[str | None]") -> None:
+    assert child.stdout
+    with child.stdout:
+        for line in child.stdout:
+            lines.put(line.rstrip())
+    lines.put(None)
+
+
+def _end(child: subprocess.Popen[str]) -> None:
+    """Kill the child, and by closing their standard input all that it started; nothing happens if it has ended."""
+    assert child.stdin
+    child.stdin.close()
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def _error(file: Path) -> errors.SoftPromptError | None:
+    """What the worker left behind if it met an error that a user can act on."""
+    if not file.exists():
+        return None
+    name, message = json.loads(file.read_text())
+    kind: type[errors.SoftPromptError] = getattr(errors, name)
+    return kind(message)

@@ -1,0 +1,189 @@
+"""A job in processes of its own: the number of processes changes nothing, and none of them outlives its parent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import WORDINGS, capital_rows
+from safetensors.numpy import load_file
+
+from softprompt.checkpoints import open_checkpoint
+from softprompt.errors import BadBenchmark, BadStudy, JobFailed
+from softprompt.protocol import Resources
+from softprompt.result import Result
+from tasks.children import run_worker
+from tasks.slots import slot
+
+BENCHMARK = """
+from softprompt.answers import OptionInWords
+from softprompt.benchmarks import Benchmark, Example
+
+BENCHMARK = Benchmark(
+    name="capitals",
+    path="toy/capitals",
+    chance=0.25,
+    to_example=lambda row: Example(
+        question=row["question"], answer=row["capital"], golds=(row["capital"],), options=tuple(row["options"])
+    ),
+    grammar=OptionInWords(),
+    max_new_tokens=8,
+)
+"""
+PARENT = """
+import json, sys
+from pathlib import Path
+from tasks.children import run_worker
+run_worker(json.loads(sys.argv[1]), Path(sys.argv[2]), num_processes=2, on_line=lambda line: print(line, flush=True))
+"""
+
+
+@pytest.fixture
+def request_(tiny_checkpoint: Path, tmp_path: Path) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = tmp_path / "mirror" / "toy" / "capitals"
+    rows.mkdir(parents=True)
+    train = [row for wording in WORDINGS[:2] for row in capital_rows(wording)]
+    pq.write_table(pa.Table.from_pylist(train), rows / "train-0.parquet")
+    pq.write_table(pa.Table.from_pylist(capital_rows(WORDINGS[2])), rows / "test-0.parquet")
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    (folder / "capitals.py").write_text(BENCHMARK)
+    return {
+        "checkpoint": vars(open_checkpoint(str(tiny_checkpoint))),
+        "benchmark": "capitals",
+        "benchmark_folder": str(folder),
+        "protocol": {"num_steps": 6, "batch_size": 3, "num_train": 16, "num_shots": 2, "seeds": [0], "num_curve": 5},
+        "resources": {"device": "cpu"},
+        "mirror": str(tmp_path / "mirror"),
+        "tokenizer": None,
+    }
+
+
+def is_running(folder: Path) -> bool:
+    """Whether any process still works for the result in `folder`."""
+    return subprocess.run(["pgrep", "-f", f"softprompt.worker .* {folder}"], capture_output=True).returncode == 0
+
+
+def eventually(holds: Callable[[], bool], timeout_s: float = 60) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(request_: dict[str, Any], tmp_path: Path) -> None:
+    """Batches of three samples and test splits of twelve items: shares of unequal and of equal size."""
+    found = {}
+    for num_processes in (1, 2):
+        lines: list[str] = []
+        folder = tmp_path / str(num_processes)
+        run_worker(request_, folder, num_processes=num_processes, on_line=lines.append)
+        assert "100 % prefix: answering" in lines
+        found[num_processes] = Result.load(folder), load_file(folder / "vectors.safetensors")
+    (one, one_vectors), (two, two_vectors) = found.values()
+    assert (one.provenance["world_size"], two.provenance["world_size"]) == (1, 2)
+    for ours, theirs in zip(one.outcomes, two.outcomes, strict=True):
+        assert (theirs.item, theirs.output, theirs.correct) == (ours.item, ours.output, ours.correct)
+    for name, vectors in one_vectors.items():
+        np.testing.assert_allclose(two_vectors[name], vectors, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_children_die_with_a_parent_that_is_killed(request_: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    request_["protocol"]["num_steps"] = 100_000
+    command = [sys.executable, "-c", PARENT, json.dumps(request_), str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        next(line for line in parent.stdout if "tuning" in line)
+        assert is_running(folder)
+        parent.kill()
+    assert eventually(lambda: not is_running(folder))
+
+
+def test_a_job_that_takes_too_long_is_killed(request_: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(JobFailed, match=r"killed after 0\.2 s, the study's timeout_s; raise that"):
+        run_worker(request_, tmp_path / "out", timeout_s=0.2)
+    assert eventually(lambda: not is_running(tmp_path / "out"))
+
+
+def test_an_error_that_a_user_can_act_on_comes_back_as_it_was(request_: dict[str, Any], tmp_path: Path) -> None:
+    lines: list[str] = []
+    with pytest.raises(BadBenchmark, match="There is no benchmark 'capital_cities'; known"):
+        run_worker({**request_, "benchmark": "capital_cities"}, tmp_path / "out", on_line=lines.append)
+    assert lines[-1].startswith("BadBenchmark: There is no benchmark 'capital_cities'")
+    assert "Traceback" not in "".join(lines)
+
+
+def test_a_worker_that_dies_says_its_last_words(request_: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(JobFailed, match=r"status 1 and no result; the last it said: .*KeyError: 'mirror'"):
+        run_worker({key: value for key, value in request_.items() if key != "mirror"}, tmp_path / "out")
+
+
+def test_a_slot_has_devices_of_its_own_until_it_is_left(tmp_path: Path) -> None:
+    resources = Resources(devices=("0", "1", "2", "5"), processes_per_job=2)
+    waiting = threading.Event()
+    found: list[tuple[str, ...]] = []
+
+    def third() -> None:
+        with slot(tmp_path, resources, on_wait=waiting.set) as devices:
+            found.append(devices)
+
+    with slot(tmp_path, resources) as first:
+        with slot(tmp_path, resources) as second:
+            assert (first, second) == (("0", "1"), ("2", "5"))
+            late = threading.Thread(target=third)
+            late.start()
+            assert waiting.wait(10)
+            assert not found
+        late.join(10)
+    assert found == [second]
+
+
+def test_a_slot_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom softprompt.protocol import Resources\n"
+        "from tasks.slots import slot\n"
+        "with slot(Path(sys.argv[1]), Resources()):\n    print('held', flush=True)\n    time.sleep(600)"
+    )
+    waiting = threading.Event()
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
+
+        def kill_when_waited_for() -> None:
+            waiting.wait(10)
+            os.kill(holder.pid, signal.SIGKILL)
+
+        threading.Thread(target=kill_when_waited_for).start()
+        with slot(tmp_path, Resources(), on_wait=waiting.set) as devices:
+            assert devices == ()
+    assert waiting.is_set()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"devices": ("0", "1", "2"), "processes_per_job": 2}, "expected a multiple of processes_per_job, which is 2"),
+        ({"devices": ("0", "0")}, "expected distinct devices"),
+        ({"processes_per_job": 0}, "at least 1"),
+        ({"timeout_s": 0.0}, "a number of seconds"),
+    ],
+)
+def test_devices_that_cannot_be_shared_out_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadStudy, match=message):
+        Resources(**settings)
