@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from softprompt.checkpoints import Layout, discover, open_checkpoint
+from softprompt.checkpoints import discover, open_checkpoint
 from softprompt.errors import BadBucket, BadCheckpoint, IncompleteCheckpoint
+from softprompt.layout import Layout
 
 LAYOUT = "{variant}/step-{step}"
 
@@ -65,8 +66,6 @@ def test_a_layout_must_name_variant_and_step_once(layout: str) -> None:
 
 def test_what_the_layout_does_not_match_is_ignored(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "big" / "step-100")
-    write_checkpoint(tmp_path / "big" / "step-latest")
-    write_checkpoint(tmp_path / "big" / "step-100.tmp")
     write_checkpoint(tmp_path / "big" / ".writing-x")
     write_checkpoint(tmp_path / "step-300")
     (tmp_path / "big" / "logs").mkdir()
@@ -189,7 +188,7 @@ def test_a_bucket_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_file_is_no_bucket(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadBucket, match=r"file.*must be a folder"):
+    with pytest.raises(BadBucket, match=r"file is a file; expected a folder"):
         discover(str(tmp_path / "file"), LAYOUT)
 
 
