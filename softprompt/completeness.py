@@ -78,8 +78,7 @@ def check_settled(bucket: Bucket, path: str, files: dict[str, Entry], *, marker:
     """
     if marker and marker not in files:
         raise IncompleteCheckpoint(
-            f"{bucket.uri(path)} has no {marker} (yet); by that file its trainer says that it is whole (`marker` in the "
-            "study)."
+            f"{bucket.uri(path)} has no {marker} (yet); its trainer's sign that it is whole (`marker` in the study)."
         )
     written = [entry for name, entry in files.items() if _fits(name, (*SMALL_FILES, INDEX_FILE, "*.safetensors"))]
     if marker or not settle_s or not written:

@@ -74,6 +74,17 @@ def test_what_the_layout_does_not_match_is_ignored(tmp_path: Path) -> None:
     assert found(tmp_path) == [("big", 100)]
 
 
+@pytest.mark.parametrize("path", ["../step-1", ".hidden/step-1", "a/../step-1", "a/step-1/..", "/step-1"])
+def test_paths_that_lead_elsewhere_are_no_checkpoints(path: str) -> None:
+    assert Layout(LAYOUT).match(path) is None
+
+
+@pytest.mark.parametrize("variant", ["a::b", "a?versionId=1", "a\nb"])
+def test_names_that_a_store_would_read_as_something_else_are_refused(variant: str) -> None:
+    with pytest.raises(BadCheckpoint, match="in its name; rename it"):
+        Layout(LAYOUT).match(f"{variant}/step-1")
+
+
 def test_a_checkpoint_in_shards_is_one_checkpoint(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "big" / "step-100", num_shards=3)
     assert found(tmp_path) == [("big", 100)]
