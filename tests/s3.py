@@ -54,7 +54,12 @@ class S3Server:
 
     def _fs(self) -> Any:
         return s3fs.S3FileSystem(
-            key=KEY, secret=SECRET, endpoint_url=self.url, use_listings_cache=False, skip_instance_cache=True
+            key=KEY,
+            secret=SECRET,
+            endpoint_url=self.url,
+            config_kwargs={"retries": {"max_attempts": 0}},
+            use_listings_cache=False,
+            skip_instance_cache=True,
         )
 
     def _wait(self, timeout_s: float = 60) -> None:
