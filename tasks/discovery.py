@@ -32,7 +32,7 @@ def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | 
     `tried` left out."""
     bucket, finished = Bucket(study.bucket), Tracker(study).finished()
     listing = list_folders(bucket, Layout(study.layout))
-    folders = worth_a_look(study, listing.folders, finished.values(), time.time())
+    folders = worth_a_look(listing.folders, settled(study, finished.values()), time.time())
     rejected, pending = list(listing.rejected.values()), []
     for _, found in describe_each(bucket, folders, marker=study.marker, settle_s=study.settle_s):
         if isinstance(found, SoftPromptError):
@@ -58,22 +58,29 @@ def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job
     return pending
 
 
-def worth_a_look(study: Study, folders: Iterable[Folder], finished: Iterable[Finished], now_s: float) -> list[Folder]:
-    """Folders that must be described, newest step first: where a benchmark is unfinished, and where finished weights
-    may have been overwritten, which are each variant's newest steps and those whose slot it is."""
-    done = {(job.variant, job.step, job.benchmark) for job in finished if job.protocol == study.protocol.fingerprint}
+def settled(study: Study, finished: Iterable[Finished]) -> set[tuple[str, int]]:
+    """(variant, step) of what is finished on every benchmark under the study's protocol, by the ledger alone."""
+    protocol, names = study.protocol.fingerprint, set(study.benchmarks)
+    done: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for job in finished:
+        if job.protocol == protocol:
+            done[job.variant, job.step].add(job.benchmark)
+    return {place for place, benchmarks in done.items() if names <= benchmarks}
+
+
+def worth_a_look(folders: Iterable[Folder], settled: set[tuple[str, int]], now_s: float) -> list[Folder]:
+    """Folders that must be described, newest step first: what is not settled, and where settled weights may have been
+    overwritten, which are each variant's newest steps and those whose slot it is."""
     slot = int(now_s // SLOT_S) % NUM_SLOTS
-    by_variant: dict[str, list[Folder]] = defaultdict(list)
-    for folder in folders:
-        by_variant[folder.variant].append(folder)
+    num_newer: dict[str, int] = defaultdict(int)
     found = []
-    for siblings in by_variant.values():
-        siblings.sort(key=lambda folder: -folder.step)
-        for age, folder in enumerate(siblings):
-            is_done = all((folder.variant, folder.step, name) in done for name in study.benchmarks)
-            if not is_done or age < NUM_NEWEST or zlib.crc32(folder.uri.encode()) % NUM_SLOTS == slot:
-                found.append(folder)
-    return sorted(found, key=lambda folder: (-folder.step, folder.variant))
+    for folder in sorted(folders, key=lambda folder: (-folder.step, folder.variant)):
+        is_new = num_newer[folder.variant] < NUM_NEWEST
+        num_newer[folder.variant] += 1
+        has_its_turn = zlib.crc32(folder.uri.encode()) % NUM_SLOTS == slot
+        if is_new or has_its_turn or (folder.variant, folder.step) not in settled:
+            found.append(folder)
+    return found
 
 
 def report(study: Study, num_folders: int, pending: list[Checkpoint], rejected: list[SoftPromptError]) -> None:
