@@ -23,7 +23,7 @@ SLOT_S, NUM_SLOTS = 300, 287
 """A finished checkpoint is looked into again in one of so many slots of time. Their number is a prime, so that polls
 at any interval meet them all; at the usual five minutes, once a day."""
 NUM_SAID = 20
-"""Most reasons for passing something over that one poll logs."""
+"""Most lines of a kind that one poll logs."""
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
@@ -90,8 +90,11 @@ def report(study: Study, num_folders: int, pending: list[Checkpoint], rejected: 
         logger.warning("Passed over: %s", error)
     if rejected[NUM_SAID:]:
         logger.warning("Passed over %d more", len(rejected) - NUM_SAID)
-    sentence = "%d checkpoints in %s, %d of those looked into have work to do, %d passed over"
-    logger.info(sentence, num_folders, study.bucket, len(pending), len(rejected))
+    logger.info("%d checkpoints in %s, %d passed over", num_folders, study.bucket, len(rejected))
+    for checkpoint in pending[:NUM_SAID]:
+        logger.info("To evaluate: %s, %s", checkpoint.name, checkpoint.uri)
+    if pending[NUM_SAID:]:
+        logger.info("To evaluate: %d more", len(pending) - NUM_SAID)
 
 
 def jobs_of(study: Study, checkpoint: Checkpoint) -> list[Job]:
