@@ -215,7 +215,7 @@ def read_metadata(bucket: Bucket, path: str) -> dict[str, Any]:
         return metadata
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadCheckpoint(
             f"{bucket.uri(path)}/{METADATA_FILE} is no JSON object with whole numbers as step and tokens ({error}); "
             "write it whole or leave it out."

@@ -5,7 +5,6 @@ nobody has written to it for a while, or the trainer's marker says so.
 """
 
 import json
-import struct
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -36,6 +35,10 @@ SMALL_FILES = (
 CODE_FILES = "*.py"
 HEADER_BYTES = 1 << 16
 """First bytes of a shard that are read at once; they hold most headers."""
+LONGEST_HEADER_BYTES = 100_000_000
+"""The format's own limit."""
+MALFORMED = (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError, RecursionError)
+"""What reading JSON of another shape, or of no shape at all, can raise."""
 
 
 def list_files(bucket: Bucket, path: str) -> dict[str, Entry]:
@@ -78,7 +81,7 @@ def check_settled(bucket: Bucket, path: str, files: dict[str, Entry], *, marker:
     """
     if marker and marker not in files:
         raise IncompleteCheckpoint(
-            f"{bucket.uri(path)} has no {marker} (yet); its trainer's sign that it is whole (`marker` in the study)."
+            f"{bucket.uri(path)} has no {marker} (yet), its trainer's sign that it is whole (`marker` in the study)."
         )
     written = [entry for name, entry in files.items() if _fits(name, (*SMALL_FILES, INDEX_FILE, "*.safetensors"))]
     if marker or not settle_s or not written:
@@ -129,7 +132,7 @@ def _shards(bucket: Bucket, path: str) -> set[str]:
     where = f"{bucket.uri(path)}/{INDEX_FILE}"
     try:
         shards = set(json.loads(bucket.read(_join(path, INDEX_FILE)))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except MALFORMED as error:
         raise IncompleteCheckpoint(f"{where} is half written or has no weight_map ({error}).") from error
     for shard in shards:
         if not isinstance(shard, str) or "/" in shard or "\\" in shard or shard in ("", ".", ".."):
@@ -147,8 +150,8 @@ def _implied_sizes(bucket: Bucket, path: str, shards: list[Entry]) -> dict[str, 
     starts = bucket.read_starts(places, [min(shard.size, HEADER_BYTES) for shard in readable])
     sizes: dict[str, int | None] = {shard.name: None for shard in shards}
     for shard, place, start in zip(readable, places, starts, strict=True):
-        (length,) = struct.unpack("<Q", start[:8])
-        if 8 + length > shard.size:
+        length = int.from_bytes(start[:8], "little")
+        if 8 + length > shard.size or length > LONGEST_HEADER_BYTES:
             continue
         header = start[8 : 8 + length] if 8 + length <= len(start) else bucket.read(place, 8, 8 + length)
         sizes[shard.name] = _implied_size(length, header)
@@ -160,7 +163,7 @@ def _implied_size(length: int, header: bytes) -> int | None:
         tensors = json.loads(header)
         ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
         return int(8 + length + max(ends, default=0))
-    except (ValueError, AttributeError, KeyError, TypeError, IndexError):
+    except MALFORMED:
         return None
 
 

@@ -132,6 +132,16 @@ def with_a_header_that_is_no_table(folder: Path) -> None:
     (folder / "model-1-of-2.safetensors").write_bytes((2).to_bytes(8, "little") + b"[]")
 
 
+def with_a_header_without_end(folder: Path) -> None:
+    header = b"[" * 100_000
+    (folder / "model-1-of-2.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def with_a_tensor_that_ends_nowhere(folder: Path) -> None:
+    header = b'{"weight": {"data_offsets": [0, Infinity]}}'
+    (folder / "model-1-of-2.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
 @pytest.mark.parametrize(
     ("spoil", "retryable", "message"),
     [
@@ -145,6 +155,8 @@ def with_a_header_that_is_no_table(folder: Path) -> None:
         (with_half_an_index, True, "index.json is half written"),
         (with_a_list_for_an_index, True, "index.json is half written or has no weight_map"),
         (with_a_header_that_is_no_table, True, "has 10 bytes, its header asks for more"),
+        (with_a_header_without_end, True, "has 100008 bytes, its header asks for more"),
+        (with_a_tensor_that_ends_nowhere, True, "has 51 bytes, its header asks for more"),
     ],
 )
 def test_a_spoilt_checkpoint_is_rejected_with_its_reason_and_hides_no_other(
