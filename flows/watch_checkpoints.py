@@ -25,7 +25,7 @@ def watch_checkpoints(study: str, dry_run: bool = False) -> list[State[Any]]:
     declared = Study.read(study)
     states: list[State[Any]] = []
     tried: set[str] = set()
-    while (pending := find_pending(declared, frozenset(tried))) and not dry_run:
+    while (pending := find_pending(declared, frozenset(tried), most=None if dry_run else 1)) and not dry_run:
         newest = pending[0]
         states.append(evaluate_checkpoint(study, newest.uri, retry_failed=False, return_state=True))
         tried.add(newest.fingerprint)

@@ -9,6 +9,7 @@ Method: arXiv:2606.12117. Importing this package loads neither torch nor transfo
 from typing import TYPE_CHECKING, Any
 
 from softprompt.benchmarks import Benchmark, Example
+from softprompt.cache import Cache
 from softprompt.checkpoints import Checkpoint, discover, open_checkpoint
 from softprompt.errors import SoftPromptError
 from softprompt.protocol import Protocol, Resources
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Benchmark",
+    "Cache",
     "Checkpoint",
     "Example",
     "Job",

@@ -1,28 +1,39 @@
-"""Checkpoints in a bucket: which are there, which are complete, what identifies them.
+"""Checkpoints in a bucket: which are there, and what identifies them.
 
-A bucket is any fsspec URL or a local folder. A checkpoint is a folder of it in the Hugging Face layout: `config.json`,
-`model.safetensors` or shards with their index, usually a tokenizer, and optionally `metadata.json` with `variant`,
-`step` and `tokens`.
+A checkpoint is a folder in the Hugging Face layout: `config.json`, `model.safetensors` or shards with their index,
+usually a tokenizer, and optionally `metadata.json` with `variant`, `step` and `tokens`. Finding it has two halves.
+`list_folders` asks for names alone, a page of listing for up to a thousand of them; `describe` lists one folder and
+reads its weights' headers.
 """
 
 import json
 import re
-import struct
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
-from softprompt.errors import BadBucket, BadCheckpoint, IncompleteCheckpoint, SoftPromptError
+from softprompt.bucket import Bucket, Entry
+from softprompt.completeness import METADATA_FILE, check_settled, deciding_files, list_files, needed_files
+from softprompt.errors import BadBucket, BadCheckpoint, BucketUnavailable, SoftPromptError
 from softprompt.fingerprints import fingerprint
+from softprompt.layout import Layout
 
-CONFIG_FILE = "config.json"
-METADATA_FILE = "metadata.json"
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
+NUM_SIDE_BY_SIDE = 16
+"""Folders that are described at the same time; a store's answers are waited for, not computed."""
 
-_FIELDS = {"variant": r"(?P<variant>[^/]+?)", "step": r"(?P<step>\d+)"}
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A place where a checkpoint should lie, by its name alone."""
+
+    uri: str
+    path: str
+    """Within its bucket."""
+    variant: str
+    step: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,21 +47,28 @@ class Checkpoint:
     """Of variant, step, and name, size and version (ETag, or time of change) of the files that decide a score."""
     modified_ms: int = 0
     """When its newest file was written, in ms since 1970; the time of its points in MLflow."""
+    tokens: int | None = None
+    """Trained on so far, if its metadata say so."""
 
     @property
     def name(self) -> str:
         return f"{self.variant} at step {self.step}"
 
     @property
-    def local_path(self) -> Path:
-        """The folder, for a checkpoint that lies on this machine.
-
-        Raises:
-            BadCheckpoint: it lies on a remote store, which can be looked through but not evaluated from yet.
-        """
+    def local_path(self) -> Path | None:
+        """The folder, for a checkpoint that lies on this machine."""
         if "://" in self.uri and not self.uri.startswith("file://"):
-            raise BadCheckpoint(f"{self.uri} is not on this machine; mount or copy its bucket and name the folder.")
+            return None
         return Path(self.uri.removeprefix("file://"))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The names in a bucket."""
+
+    folders: list[Folder]
+    rejected: dict[str, SoftPromptError] = field(default_factory=dict)
+    """URI -> why what lies there is passed over."""
 
 
 @dataclass(frozen=True)
@@ -62,191 +80,174 @@ class Discovery:
     """URI -> why this folder, which the layout matches, is no checkpoint (yet)."""
 
 
-class Layout:
-    """Where a bucket keeps its checkpoints, as a pattern such as `{variant}/step-{step}` or `{variant}/{step}/hf`."""
-
-    def __init__(self, pattern: str) -> None:
-        self.pattern = pattern.strip("/") if isinstance(pattern, str) else ""
-        if self.pattern.count("{variant}") != 1 or self.pattern.count("{step}") != 1:
-            raise BadBucket(
-                f"The layout {pattern!r} must name {{variant}} and {{step}} once each: '{{variant}}/step-{{step}}'."
-            )
-        self.levels = [re.compile(_segment(part)) for part in self.pattern.split("/")]
-        self.whole = re.compile("/".join(level.pattern for level in self.levels))
-
-    def match(self, path: str) -> tuple[str, int] | None:
-        """(variant, step) of a folder's path within the bucket."""
-        found = self.whole.fullmatch(path)
-        return (found["variant"], int(found["step"])) if found else None
-
-
-def discover(bucket: str, layout: str) -> Discovery:
-    """Look through a bucket once.
+def list_folders(bucket: Bucket, layout: Layout) -> Listing:
+    """Where the layout says that checkpoints lie; whether one does is `describe`'s question. No folder is listed that
+    holds a checkpoint, only those above.
 
     Raises:
-        BadBucket: it is missing or cannot be listed, or the layout is unusable. An empty bucket is no error: the
-            first checkpoint may be on its way.
+        BadBucket: the bucket is missing or cannot be listed. An empty one is no error: the first checkpoint may be on
+            its way.
     """
-    pattern = Layout(layout)
-    fs, root = _open(bucket)
-    folders = [""]
-    for level in pattern.levels:
-        folders = [
-            f"{parent}/{name}".strip("/")
-            for parent in folders
-            for name, info in _list(fs, f"{root}/{parent}".rstrip("/"), bucket)
-            if info["type"] == "directory" and level.fullmatch(name)
-        ]
-    found = Discovery(checkpoints=[])
-    for path in sorted(folders):
-        place = pattern.match(path)
-        if place is None:  # each level matches, but not as a whole
+    parents, others = [""], list[str]()
+    for level, part in enumerate(layout.levels):
+        if not layout.is_open(level):
+            parents = [f"{parent}/{part}".strip("/") for parent in parents]
             continue
-        uri = fs.unstrip_protocol(f"{root}/{path}") if "://" in bucket else str(Path(root) / path)
+        children: list[str] = []
+        for parent in parents:
+            for entry in _entries(bucket, parent):
+                fits = entry.is_folder and layout.fits(level, entry.name)
+                (children if fits else others).append(f"{parent}/{entry.name}".strip("/"))
+        parents = children
+    found = Listing(folders=[])
+    for path in (f"{parent}/{layout.tail}".strip("/") for parent in parents):
         try:
-            found.checkpoints.append(_describe(fs, f"{root}/{path}", uri, *place))
-        except SoftPromptError as error:
-            found.rejected[uri] = error
-    return found
+            if place := layout.match(path):
+                found.folders.append(Folder(uri=bucket.uri(path), path=path, variant=place[0], step=place[1]))
+        except BadCheckpoint as error:
+            found.rejected[bucket.uri(path)] = error
+    if not found.folders and not found.rejected:
+        seen = others or [entry.name for entry in _entries(bucket, "")]
+        if seen:
+            found.rejected[bucket.url] = BadBucket(
+                f"Nothing in {bucket.url} fits the layout {layout.pattern!r} (yet); it holds {_some(seen)}. Correct "
+                "`layout` or `bucket` in the study if checkpoints should be there."
+            )
+    return _without_clashes(found)
 
 
-def open_checkpoint(uri: str, place: tuple[str, int] | None = None) -> Checkpoint:
-    """The checkpoint at `uri`. Its variant and step are `place`, or else what `metadata.json` says, or else read off
-    the folder's name.
+def describe(bucket: Bucket, folder: Folder, *, marker: str = "", settle_s: float = 0.0) -> Checkpoint:
+    """The checkpoint in a folder.
+
+    Args:
+        marker: a file by which its trainer says that it is whole; without one, nothing may have changed for `settle_s`
+            seconds.
 
     Raises:
         BadCheckpoint: it is missing, incomplete, or broken.
     """
-    fs, path = _open(uri)
-    metadata = {} if place else read_metadata(fs, path)
-    digits = re.findall(r"\d+", path.rsplit("/", 1)[-1])
-    step = metadata.get("step", int(digits[-1]) if digits else 0)
-    variant = metadata.get("variant", path.rsplit("/", 1)[-1])
-    return _describe(fs, path, uri if "://" in uri else path, *(place or (str(variant), step)))
+    files = list_files(bucket, folder.path)
+    check_settled(bucket, folder.path, files, marker=marker, settle_s=settle_s)
+    needed = needed_files(bucket, folder.path, files)
+    metadata = read_metadata(bucket, folder.path) if METADATA_FILE in files else {}
+    return Checkpoint(
+        uri=folder.uri,
+        variant=folder.variant,
+        step=folder.step,
+        fingerprint=identity(folder.variant, folder.step, needed),
+        modified_ms=int(1000 * max(entry.modified_s for entry in deciding_files(needed))),
+        tokens=metadata.get("tokens"),
+    )
 
 
-def check_folder(folder: Path) -> None:
-    """Raise `BadCheckpoint` unless `folder` holds a complete checkpoint."""
-    _weights(fsspec.filesystem("file"), str(folder), str(folder))
+def describe_each(
+    bucket: Bucket, folders: Sequence[Folder], *, marker: str = "", settle_s: float = 0.0
+) -> Iterator[tuple[Folder, Checkpoint | SoftPromptError]]:
+    """Each folder with its checkpoint or the reason why it is none, in order and a few at a time: whoever stops asking
+    spares the rest.
+
+    Raises:
+        BucketUnavailable: the store does not answer.
+    """
+
+    def look(folder: Folder) -> Checkpoint | SoftPromptError:
+        try:
+            return describe(bucket, folder, marker=marker, settle_s=settle_s)
+        except BucketUnavailable:
+            raise
+        except SoftPromptError as error:
+            return error
+
+    with ThreadPoolExecutor(NUM_SIDE_BY_SIDE) as pool:
+        for start in range(0, len(folders), NUM_SIDE_BY_SIDE):
+            batch = folders[start : start + NUM_SIDE_BY_SIDE]
+            yield from zip(batch, pool.map(look, batch), strict=True)
 
 
-def read_metadata(fs: Any, path: str) -> dict[str, Any]:
+def discover(bucket: str, layout: str, *, marker: str = "", settle_s: float = 0.0) -> Discovery:
+    """Look through a whole bucket once: every checkpoint in it, complete ones apart from others.
+
+    Raises:
+        BadBucket: it is missing or cannot be listed, or the layout is unusable.
+        BucketUnavailable: the store does not answer.
+    """
+    opened = Bucket(bucket)
+    listing = list_folders(opened, Layout(layout))
+    found = Discovery(checkpoints=[], rejected=dict(listing.rejected))
+    folders = sorted(listing.folders, key=lambda folder: folder.path)
+    for folder, result in describe_each(opened, folders, marker=marker, settle_s=settle_s):
+        if isinstance(result, Checkpoint):
+            found.checkpoints.append(result)
+        else:
+            found.rejected[folder.uri] = result
+    return found
+
+
+def open_checkpoint(uri: str, place: tuple[str, int] | None = None) -> Checkpoint:
+    """The checkpoint at `uri`, a local folder or any fsspec URL. Its variant and step are `place`, or else what
+    `metadata.json` says, or else read off the folder's name.
+
+    Raises:
+        BadCheckpoint: it is missing, incomplete, or broken.
+        BadBucket: its store refuses.
+        BucketUnavailable: its store does not answer.
+    """
+    bucket = Bucket(uri)
+    if place is None:
+        metadata = read_metadata(bucket, "")
+        name = bucket.url.rsplit("/", 1)[-1]
+        digits = re.findall(r"[0-9]+", name)
+        place = str(metadata.get("variant", name)), metadata.get("step", int(digits[-1]) if digits else 0)
+    return describe(bucket, Folder(uri=bucket.url, path="", variant=place[0], step=place[1]))
+
+
+def identity(variant: str, step: int, needed: dict[str, Entry]) -> str:
+    """The fingerprint of the checkpoint that these files make."""
+    return fingerprint([variant, step, [(entry.name, entry.size, entry.version) for entry in deciding_files(needed)]])
+
+
+def read_metadata(bucket: Bucket, path: str) -> dict[str, Any]:
     """The small file a trainer may leave beside the weights; empty if there is none."""
     try:
-        metadata = json.loads(fs.cat_file(f"{path}/{METADATA_FILE}"))
-        if not isinstance(metadata, dict) or not isinstance(metadata.get("step", 0), int):
+        metadata = json.loads(bucket.read(f"{path}/{METADATA_FILE}".strip("/")))
+        if not isinstance(metadata, dict) or not all(isinstance(metadata.get(n, 0), int) for n in ("step", "tokens")):
             raise ValueError(f"it says {json.dumps(metadata)[:80]}")
         return metadata
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadCheckpoint(
-            f"{path}/{METADATA_FILE} is no JSON object with a whole number as step ({error}); "
+            f"{bucket.uri(path)}/{METADATA_FILE} is no JSON object with whole numbers as step and tokens ({error}); "
             "write it whole or leave it out."
         ) from error
 
 
-def _segment(part: str) -> str:
-    pieces = re.split(r"\{(variant|step)\}", part)
-    return "".join(_FIELDS[piece] if i % 2 else re.escape(piece) for i, piece in enumerate(pieces))
-
-
-def _open(url: str) -> tuple[Any, str]:
+def _entries(bucket: Bucket, path: str) -> list[Entry]:
+    """What lies in a folder above the checkpoints. An S3 prefix exists only once something lies below it."""
     try:
-        options = {"use_listings_cache": False} if url.startswith("s3:") else {}
-        fs, path = fsspec.core.url_to_fs(url, **options)
-    except (ValueError, ImportError) as error:
-        raise BadBucket(f"{url} is no place this machine can read ({error}).") from error
-    return fs, path.rstrip("/")
-
-
-def _list(fs: Any, path: str, bucket: str) -> list[tuple[str, dict[str, Any]]]:
-    """(name, info) of what lies directly in `path`."""
-    try:
-        infos = fs.ls(path, detail=True)
-    except FileNotFoundError as error:
+        return bucket.entries(path)
+    except FileNotFoundError:
+        if path or not bucket.is_local:
+            return []
         raise BadBucket(
-            f"There is no {path}; the study's bucket is {bucket}. Create it, or correct `bucket` in the study."
-        ) from error
-    except PermissionError as error:
-        raise BadBucket(f"{path} may not be listed; give this process's credentials the right to list it.") from error
-    except NotADirectoryError:
-        infos = [{"name": path, "type": "file"}]
-    if [info["name"].rstrip("/") for info in infos if info["type"] == "file"] == [path.rstrip("/")]:
-        raise BadBucket(f"{path} is a file; the study's bucket must be a folder or a bucket's URL.")
-    return [(info["name"].rstrip("/").rsplit("/", 1)[-1], info) for info in infos]
+            f"There is no {bucket.url}, which the study names as its bucket. Create it, or correct `bucket`."
+        ) from None
 
 
-def _describe(fs: Any, path: str, uri: str, variant: str, step: int) -> Checkpoint:
-    weights = _weights(fs, path, uri)
-    names = {*weights, CONFIG_FILE, "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
-    files = {name: info for name, info in _list(fs, path, uri) if name in names}
-    versions = sorted((name, info["size"], _version(info)) for name, info in files.items())
-    identity = fingerprint([variant, step, versions])
-    modified = max(_modified_ms(info) for info in files.values())
-    return Checkpoint(uri=uri, variant=variant, step=step, fingerprint=identity, modified_ms=modified)
-
-
-def _weights(fs: Any, path: str, uri: str) -> set[str]:
-    """Names of the weights' files and their index, all there and each of the size its own header implies."""
-    try:
-        infos = dict(_list(fs, path, uri))
-    except BadBucket as error:
-        raise BadCheckpoint(f"There is no checkpoint at {uri}; check the path.") from error
-    if CONFIG_FILE not in infos:
-        raise IncompleteCheckpoint(
-            f"{uri} has no {CONFIG_FILE} (yet); expected a checkpoint in the Hugging Face layout."
-        )
-    if INDEX_FILE in infos:
-        try:
-            shards = set(json.loads(fs.cat_file(f"{path}/{INDEX_FILE}"))["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise IncompleteCheckpoint(f"{uri}/{INDEX_FILE} is half written or has no weight_map ({error}).") from error
-        names = {INDEX_FILE, *shards}
-    elif WEIGHTS_FILE in infos:
-        shards = names = {WEIGHTS_FILE}
-    else:
-        pickles = [name for name in infos if name.endswith((".bin", ".pt", ".pth"))]
-        if pickles:
-            raise BadCheckpoint(
-                f"{uri} has only pickled weights ({pickles[0]}), which are refused because loading them can run code; "
-                "save it again with safe_serialization=True."
+def _without_clashes(listing: Listing) -> Listing:
+    """Two folders for one variant and step (`step-100`, `step-0100`) are both rejected: either may be meant."""
+    by_place: dict[tuple[str, int], list[Folder]] = defaultdict(list)
+    for folder in listing.folders:
+        by_place[folder.variant, folder.step].append(folder)
+    rejected = dict(listing.rejected)
+    for (variant, step), twins in by_place.items():
+        for folder in twins if len(twins) > 1 else ():
+            others = " and ".join(twin.uri for twin in twins if twin is not folder)
+            rejected[folder.uri] = BadCheckpoint(
+                f"{folder.uri} and {others} are both variant {variant} at step {step}; remove or rename one."
             )
-        raise IncompleteCheckpoint(f"{uri} has no weights (yet): expected {WEIGHTS_FILE} or {INDEX_FILE}.")
-    for shard in sorted(shards):
-        if shard not in infos:
-            raise IncompleteCheckpoint(f"{uri} lacks the shard {shard} that its index names.")
-        size, expected = infos[shard]["size"], _implied_size(fs, f"{path}/{shard}")
-        if expected is None or size != expected:
-            raise IncompleteCheckpoint(
-                f"{uri}/{shard} has {size} bytes, its header asks for {expected or 'more'}; it is still being written "
-                "or was cut off. Upload it again if it does not grow."
-            )
-    return names
+    return Listing([folders[0] for folders in by_place.values() if len(folders) == 1], rejected)
 
 
-def _implied_size(fs: Any, path: str) -> int | None:
-    """Bytes a safetensors file must have by its own header: 8 + header + last data offset. None if even the header is
-    cut off. Format: https://huggingface.co/docs/safetensors."""
-    start = fs.cat_file(path, start=0, end=8)
-    if len(start) < 8:
-        return None
-    (length,) = struct.unpack("<Q", start)
-    if length > 100_000_000:  # the format's own limit
-        return None
-    header = fs.cat_file(path, start=8, end=8 + length)
-    try:
-        tensors = json.loads(header)
-        ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
-    except (ValueError, AttributeError, KeyError, TypeError):
-        return None
-    return int(8 + length + max(ends, default=0))
-
-
-def _version(info: dict[str, Any]) -> str:
-    return str(info.get("ETag") or info.get("etag") or info.get("mtime") or "")
-
-
-def _modified_ms(info: dict[str, Any]) -> int:
-    when = info.get("LastModified") or info.get("mtime") or 0
-    return int((when.timestamp() if hasattr(when, "timestamp") else float(when)) * 1000)
+def _some(names: list[str], most: int = 5) -> str:
+    return ", ".join(repr(name) for name in names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")

@@ -33,7 +33,7 @@ Folder = Annotated[str | None, typer.Option(help="Folder with benchmark files of
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="Folder in the Hugging Face layout, safetensors only.")],
+    checkpoint: Annotated[str, typer.Argument(help="Folder or URL in the Hugging Face layout, safetensors only.")],
     benchmark: Annotated[list[str], typer.Option(help="Name of a benchmark; may be given several times.")],
     mirror: Mirror = None,
     benchmark_folder: Folder = None,

@@ -1,5 +1,7 @@
 """Errors a user can act on. Each message says what was found, what was expected, where, and what to do."""
 
+import re
+
 
 class SoftPromptError(Exception):
     """Base of everything this library raises for its users.
@@ -17,6 +19,18 @@ class BadStudy(SoftPromptError):
 
 class BadBucket(SoftPromptError):
     """The place where checkpoints should appear is missing, empty, or laid out differently."""
+
+
+class BucketUnavailable(SoftPromptError):
+    """The store that holds the checkpoints did not answer."""
+
+    retryable = True
+
+
+class CacheUnavailable(SoftPromptError):
+    """No copy of a remote checkpoint can be made: the cache's limit or the disk's is reached, or it is read-only."""
+
+    retryable = True
 
 
 class BadCheckpoint(SoftPromptError):
@@ -41,3 +55,8 @@ class TrackingUnavailable(SoftPromptError):
 
 class JobFailed(SoftPromptError):
     """A job's own process ended without a result, or was ended."""
+
+
+def without_passwords(text: str) -> str:
+    """`text` with every `user:password@` of a URL blotted out."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import fsspec
 import torch
 import transformers
 from torch import Tensor
 
 from softprompt import benchmarks, processes
 from softprompt.benchmarks import Benchmark, Example, Rows
-from softprompt.checkpoints import Checkpoint, open_checkpoint, read_metadata
+from softprompt.cache import Cache
+from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.decode import answer
 from softprompt.errors import BadBenchmark
 from softprompt.metrics import Outcome, summarise
@@ -39,16 +39,18 @@ def evaluate(
     rows: Rows | None = None,
     mirror: str | None = None,
     tokenizer: str | None = None,
+    cache: Cache | None = None,
     progress: Progress = lambda _what, _share: None,
 ) -> Result:
     """Tune soft prompts for a frozen checkpoint and evaluate it under every condition of the protocol.
 
     Args:
-        checkpoint: one found by `discover`, or the path of a folder in the Hugging Face layout.
+        checkpoint: one found by `discover`, or the path or URL of a folder in the Hugging Face layout.
         benchmark: a declaration, or the name of one.
         protocol: everything that decides the score; the default is `Protocol()`.
         rows: the benchmark's rows, if they are at hand; else they are loaded from `mirror` or the hub.
         tokenizer: where to read the tokenizer from, if the checkpoint has none.
+        cache: where to keep the copy of a remote checkpoint; the default is `Cache()`.
 
     Raises:
         SoftPromptError: the checkpoint or the benchmark cannot be used; the message says why and what to do. A tuning
@@ -63,7 +65,7 @@ def evaluate(
     with clock("load"):
         rows = rows or benchmarks.load(benchmark, mirror)
         shots, train, test = rows.sample(protocol)
-        model = load_model(checkpoint, resources, tokenizer)
+        model = load_model(checkpoint, resources, tokenizer, cache)
     work = Evaluation(model, benchmark, protocol, resources, test, clock, progress)
     work.check_lengths(train, shots)
 
@@ -77,12 +79,11 @@ def evaluate(
         diverged[name] = tuned.diverged
         vectors[name] = tuned.vectors_SPD.cpu().numpy()
 
-    metadata = read_metadata(fsspec.filesystem("file"), str(checkpoint.local_path))
     return Result(
         job_key=Job(checkpoint, benchmark, protocol).key,
         variant=checkpoint.variant,
         step=checkpoint.step,
-        tokens=metadata.get("tokens"),
+        tokens=checkpoint.tokens,
         benchmark=benchmark.name,
         chance=benchmark.chance,
         headline=protocol.headline,

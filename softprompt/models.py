@@ -3,7 +3,6 @@
 import functools
 import inspect
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from softprompt import processes
-from softprompt.checkpoints import Checkpoint, check_folder
+from softprompt.cache import Cache, open_locally
+from softprompt.checkpoints import Checkpoint
 from softprompt.errors import BadCheckpoint
 from softprompt.protocol import Resources
 
@@ -119,62 +119,68 @@ class LanguageModel:
         return output.logits[:, -num_logits:], output.past_key_values
 
 
-def load_model(checkpoint: Checkpoint, resources: Resources, tokenizer: str | None = None) -> LanguageModel:
+def load_model(
+    checkpoint: Checkpoint, resources: Resources, tokenizer: str | None = None, cache: Cache | None = None
+) -> LanguageModel:
     """Read a checkpoint's safetensors into a frozen network. The last one loaded is kept, so that a checkpoint's
     benchmarks share it when they run in one process.
 
     Args:
         tokenizer: where to read the tokenizer from, if not from the checkpoint.
+        cache: where to keep the copy of a remote checkpoint.
 
     Raises:
         BadCheckpoint: no usable weights, config or tokenizer; see the message.
+        SoftPromptError: it cannot be read or copied; see `open_locally`.
     """
-    return _load(str(checkpoint.local_path), checkpoint.fingerprint, resources, tokenizer)
+    return _load(checkpoint, resources, tokenizer, cache)
 
 
 @functools.lru_cache(maxsize=1)
-def _load(folder: str, fingerprint: str, resources: Resources, tokenizer_source: str | None) -> LanguageModel:
-    del fingerprint  # a key of the cache: overwritten weights are another checkpoint
-    check_folder(Path(folder))
+def _load(
+    checkpoint: Checkpoint, resources: Resources, tokenizer_source: str | None, cache: Cache | None
+) -> LanguageModel:
+    uri = checkpoint.uri
     device = processes.default_device() if resources.device == "auto" else torch.device(resources.device)
     dtype = resources.dtype
     if dtype == "auto":
         dtype = "float32" if device.type == "cpu" else "bfloat16"
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=resources.trust_remote_code,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(
-            tokenizer_source or folder, trust_remote_code=resources.trust_remote_code
-        )
-    except Exception as error:  # transformers raises many kinds for broken files; each is one broken checkpoint
-        reason = " ".join(str(error).split())[:300]
-        raise BadCheckpoint(f"{folder} cannot be loaded ({type(error).__name__}: {reason}).") from error
+    with open_locally(checkpoint, cache, with_code=resources.trust_remote_code) as folder:
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=resources.trust_remote_code,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(
+                tokenizer_source or folder, trust_remote_code=resources.trust_remote_code
+            )
+        except Exception as error:  # transformers raises many kinds for broken files; each is one broken checkpoint
+            reason = " ".join(str(error).split())[:300]
+            raise BadCheckpoint(f"{uri} cannot be loaded ({type(error).__name__}: {reason}).") from error
     network, loading = loaded
     if loading["missing_keys"]:
         raise BadCheckpoint(
-            f"{folder} lacks the weights {', '.join(sorted(loading['missing_keys'])[:3])}, which would be random; "
+            f"{uri} lacks the weights {', '.join(sorted(loading['missing_keys'])[:3])}, which would be random; "
             "save the checkpoint again in full."
         )
     model = LanguageModel(network.to(device).eval().requires_grad_(False), tokenizer)
-    _check(model, folder)
+    _check(model, uri)
     return model
 
 
-def _check(model: LanguageModel, folder: str) -> None:
+def _check(model: LanguageModel, uri: str) -> None:
     num_rows = model.network.get_input_embeddings().weight.shape[0]
     if len(model.tokenizer) > num_rows:
         raise BadCheckpoint(
-            f"{folder}: the tokenizer has {len(model.tokenizer)} tokens, the embedding only {num_rows} rows; "
+            f"{uri}: the tokenizer has {len(model.tokenizer)} tokens, the embedding only {num_rows} rows; "
             "the tokenizer belongs to another model. Name the right one as `tokenizer` in the study."
         )
     if not model.eos_ids:
-        raise BadCheckpoint(f"{folder}: neither tokenizer nor generation config names an end-of-sequence token.")
+        raise BadCheckpoint(f"{uri}: neither tokenizer nor generation config names an end-of-sequence token.")
     for name, weight in model.network.named_parameters():
         if not torch.isfinite(weight).all():
-            raise BadCheckpoint(f"{folder}: the weights {name} hold NaN or infinity; the pre-training has diverged.")
+            raise BadCheckpoint(f"{uri}: the weights {name} hold NaN or infinity; the pre-training has diverged.")

@@ -7,12 +7,14 @@ from typing import Any
 
 from softprompt import benchmarks
 from softprompt.benchmarks import Benchmark
-from softprompt.checkpoints import Layout
+from softprompt.cache import DEFAULT_GB, Cache
 from softprompt.errors import BadStudy
+from softprompt.layout import Layout
 from softprompt.protocol import Protocol, Resources, require
 
 PATHS = ("bucket", "mirror", "tokenizer", "benchmark_folder", "home")
 """Settings that may be a path relative to the study's file."""
+NUMBERS = ("settle_s", "cache_gb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,12 @@ class Study:
     bucket: str
     """Local folder or fsspec URL."""
     layout: str = "{variant}/step-{step}"
+    marker: str = ""
+    """File in a checkpoint's folder by which its trainer says that it is whole; empty if it says nothing."""
+    settle_s: float = 60.0
+    """Without a marker, a checkpoint counts as whole once nothing in it has changed for so many seconds."""
+    cache_gb: float = DEFAULT_GB
+    """Most that copies of remote checkpoints take on this machine, in 10^9 bytes."""
     benchmarks: tuple[str, ...]
     tracking_uri: str = ""
     """MLflow's; empty for `mlflow.db` in `home`."""
@@ -40,6 +48,9 @@ class Study:
 
     def __post_init__(self) -> None:
         Layout(self.layout)
+        require("/" not in self.marker, "marker", self.marker, "the plain name of a file beside the weights")
+        require(self.settle_s >= 0, "settle_s", self.settle_s, "0 or more seconds")
+        require(self.cache_gb > 0, "cache_gb", self.cache_gb, "more than 0 (10^9 bytes)")
         if not self.benchmarks:
             raise BadStudy("The study names no benchmarks; `softprompt benchmarks` lists what there is.")
         for name in self.benchmarks:
@@ -73,8 +84,10 @@ class Study:
                 else f"The study lacks the settings {missing}."
             )
         values = {"home": cls.home, **values}
-        for name in settings - {"benchmarks", "protocol", "resources"}:
+        for name in settings - {"benchmarks", "protocol", "resources", *NUMBERS}:
             require(isinstance(values.get(name, ""), str), name, values.get(name), "text")
+        for name in NUMBERS:
+            require(type(values.get(name, 0)) in (int, float), name, values.get(name), "a number")
         names = values["benchmarks"]
         require(
             isinstance(names, list) and all(isinstance(n, str) for n in names), "benchmarks", names, "a list of names"
@@ -94,6 +107,10 @@ class Study:
 
     def benchmark(self, name: str) -> Benchmark:
         return benchmarks.get(name, self.benchmark_folder)
+
+    @property
+    def cache(self) -> Cache:
+        return Cache(limit_gb=self.cache_gb)
 
     @property
     def mlflow_uri(self) -> str:

@@ -1,32 +1,48 @@
-"""Which work is there: what exists, minus what is finished."""
+"""Which work is there: what exists, minus what is finished. How a poll stays cheap: docs/decisions/003-discovery.md."""
+
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from softprompt.checkpoints import Checkpoint, Layout, discover, open_checkpoint
+from softprompt.bucket import Bucket
+from softprompt.checkpoints import Checkpoint, Folder, describe_each, list_folders, open_checkpoint
+from softprompt.errors import SoftPromptError
+from softprompt.layout import Layout
 from softprompt.result import Job
 from softprompt.study import Study
 from tasks.retries import is_retryable
-from tasks.tracking import Tracker
+from tasks.tracking import Finished, Tracker
+
+NUM_NEWEST = 3
+"""Steps of each variant that every poll looks into, finished or not."""
+SLOT_S, NUM_SLOTS = 300, 287
+"""A finished checkpoint is looked into again in one of so many slots of time. Their number is a prime, so that polls
+at any interval meet them all; at the usual five minutes, once a day."""
+NUM_SAID = 20
+"""Most lines of a kind that one poll logs."""
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
-def find_pending(study: Study, tried: frozenset[str] = frozenset()) -> list[Checkpoint]:
-    """Complete checkpoints with unfinished jobs, newest step first; those whose fingerprint is in `tried` left out."""
-    logger = get_run_logger()
-    found = discover(study.bucket, study.layout)
-    for error in found.rejected.values():
-        logger.warning("Passed over: %s", error)
-    finished = Tracker(study).finished()
-    pending = [c for c in found.checkpoints if any(job.key not in finished for job in jobs_of(study, c))]
-    logger.info(
-        "%d checkpoints in %s, %d with work to do, %d passed over",
-        len(found.checkpoints),
-        study.bucket,
-        len(pending),
-        len(found.rejected),
-    )
-    return sorted((c for c in pending if c.fingerprint not in tried), key=lambda c: (-c.step, c.variant))
+def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | None = None) -> list[Checkpoint]:
+    """Complete checkpoints with unfinished jobs, newest step first, no more than `most`; those whose fingerprint is in
+    `tried` left out."""
+    bucket, finished = Bucket(study.bucket), Tracker(study).finished()
+    listing = list_folders(bucket, Layout(study.layout))
+    folders = worth_a_look(listing.folders, settled(study, finished.values()), time.time())
+    rejected, pending = list(listing.rejected.values()), []
+    for _, found in describe_each(bucket, folders, marker=study.marker, settle_s=study.settle_s):
+        if isinstance(found, SoftPromptError):
+            rejected.append(found)
+        elif found.fingerprint not in tried and any(job.key not in finished for job in jobs_of(study, found)):
+            pending.append(found)
+            if len(pending) == most:
+                break
+    report(study, len(listing.folders), pending, rejected)
+    return pending
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
@@ -42,11 +58,51 @@ def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job
     return pending
 
 
+def settled(study: Study, finished: Iterable[Finished]) -> set[tuple[str, int]]:
+    """(variant, step) of what is finished on every benchmark under the study's protocol, by the ledger alone."""
+    protocol, names = study.protocol.fingerprint, set(study.benchmarks)
+    done: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for job in finished:
+        if job.protocol == protocol:
+            done[job.variant, job.step].add(job.benchmark)
+    return {place for place, benchmarks in done.items() if names <= benchmarks}
+
+
+def worth_a_look(folders: Iterable[Folder], settled: set[tuple[str, int]], now_s: float) -> list[Folder]:
+    """Folders that must be described, newest step first: what is not settled, and where settled weights may have been
+    overwritten, which are each variant's newest steps and those whose slot it is."""
+    slot = int(now_s // SLOT_S) % NUM_SLOTS
+    num_newer: dict[str, int] = defaultdict(int)
+    found = []
+    for folder in sorted(folders, key=lambda folder: (-folder.step, folder.variant)):
+        is_new = num_newer[folder.variant] < NUM_NEWEST
+        num_newer[folder.variant] += 1
+        has_its_turn = zlib.crc32(folder.uri.encode()) % NUM_SLOTS == slot
+        if is_new or has_its_turn or (folder.variant, folder.step) not in settled:
+            found.append(folder)
+    return found
+
+
+def report(study: Study, num_folders: int, pending: list[Checkpoint], rejected: list[SoftPromptError]) -> None:
+    """Say what a look at the bucket has found."""
+    logger = get_run_logger()
+    for error in rejected[:NUM_SAID]:
+        logger.warning("Passed over: %s", error)
+    if rejected[NUM_SAID:]:
+        logger.warning("Passed over %d more", len(rejected) - NUM_SAID)
+    logger.info("%d checkpoints in %s, %d passed over", num_folders, study.bucket, len(rejected))
+    for checkpoint in pending[:NUM_SAID]:
+        logger.info("To evaluate: %s, %s", checkpoint.name, checkpoint.uri)
+    if pending[NUM_SAID:]:
+        logger.info("To evaluate: %d more", len(pending) - NUM_SAID)
+
+
 def jobs_of(study: Study, checkpoint: Checkpoint) -> list[Job]:
     return [Job(checkpoint, study.benchmark(name), study.protocol) for name in study.benchmarks]
 
 
 def locate(study: Study, uri: str) -> Checkpoint:
     """A checkpoint by its URI; variant and step come from the layout if it lies in the study's bucket."""
-    place = Layout(study.layout).match(uri.rstrip("/").removeprefix(study.bucket.rstrip("/") + "/"))
+    root = study.bucket.rstrip("/") + "/"
+    place = Layout(study.layout).match(uri.rstrip("/").removeprefix(root)) if uri.startswith(root) else None
     return open_checkpoint(uri, place)

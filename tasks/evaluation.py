@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from softprompt.errors import SoftPromptError
+from softprompt.errors import BadBucket, SoftPromptError
 from softprompt.result import RESULT_FILE, Job
 from softprompt.study import Study
 from tasks.retries import is_retryable
@@ -28,7 +28,7 @@ def evaluate_benchmark(study: Study, job: Job) -> str:
         try:
             compute(study, job, folder)
         except SoftPromptError as error:
-            if not error.retryable:
+            if not error.retryable and not isinstance(error, BadBucket):  # credentials are no fault of the checkpoint
                 tracker.log_failure(job, error)
             raise
     tracker.log(job, folder)
@@ -47,6 +47,7 @@ def compute(study: Study, job: Job, folder: Path) -> None:
         resources=study.resources,
         mirror=study.mirror,
         tokenizer=study.tokenizer,
+        cache=study.cache,
         progress=lambda what, share: logger.debug("%s: %s, %.0f %%", job.benchmark.name, what, 100 * share),
     )
     with temporary_folder(folder) as half:

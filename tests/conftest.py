@@ -3,9 +3,11 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3 import KEY, SECRET, S3Bucket, S3Server
 
 from softprompt.answers import OptionInWords
 from softprompt.benchmarks import Benchmark, Example, Row, Rows
@@ -23,6 +25,10 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_LOGGING_TO_API_ENABLED="false",
     DO_NOT_TRACK="true",
+    SOFTPROMPT_CACHE=str(CACHES / "softprompt"),
+    AWS_CONFIG_FILE="/dev/null",
+    AWS_SHARED_CREDENTIALS_FILE="/dev/null",
+    AWS_EC2_METADATA_DISABLED="true",
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -49,6 +55,24 @@ WORDINGS = (
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(CACHES, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Bucket:
+    """An empty place in a bucket; the environment of this process says where, and with which credentials."""
+    for name, value in {"ENDPOINT_URL": s3_server.url, "ACCESS_KEY_ID": KEY, "SECRET_ACCESS_KEY": SECRET}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    return s3_server.new_place()
 
 
 def capital_example(row: Row) -> Example:

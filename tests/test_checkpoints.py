@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from softprompt.checkpoints import Layout, discover, open_checkpoint
+from softprompt.checkpoints import discover, open_checkpoint
 from softprompt.errors import BadBucket, BadCheckpoint, IncompleteCheckpoint
+from softprompt.layout import Layout
 
 LAYOUT = "{variant}/step-{step}"
 
@@ -65,14 +66,23 @@ def test_a_layout_must_name_variant_and_step_once(layout: str) -> None:
 
 def test_what_the_layout_does_not_match_is_ignored(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "big" / "step-100")
-    write_checkpoint(tmp_path / "big" / "step-latest")
-    write_checkpoint(tmp_path / "big" / "step-100.tmp")
     write_checkpoint(tmp_path / "big" / ".writing-x")
     write_checkpoint(tmp_path / "step-300")
     (tmp_path / "big" / "logs").mkdir()
     (tmp_path / "big" / "step-500").write_text("a file")
     (tmp_path / "README.md").write_text("a file")
     assert found(tmp_path) == [("big", 100)]
+
+
+@pytest.mark.parametrize("path", ["../step-1", ".hidden/step-1", "a/../step-1", "a/step-1/..", "/step-1"])
+def test_paths_that_lead_elsewhere_are_no_checkpoints(path: str) -> None:
+    assert Layout(LAYOUT).match(path) is None
+
+
+@pytest.mark.parametrize("variant", ["a::b", "a?versionId=1", "a\nb"])
+def test_names_that_a_store_would_read_as_something_else_are_refused(variant: str) -> None:
+    with pytest.raises(BadCheckpoint, match="in its name; rename it"):
+        Layout(LAYOUT).match(f"{variant}/step-1")
 
 
 def test_a_checkpoint_in_shards_is_one_checkpoint(tmp_path: Path) -> None:
@@ -122,6 +132,16 @@ def with_a_header_that_is_no_table(folder: Path) -> None:
     (folder / "model-1-of-2.safetensors").write_bytes((2).to_bytes(8, "little") + b"[]")
 
 
+def with_a_header_without_end(folder: Path) -> None:
+    header = b"[" * 100_000
+    (folder / "model-1-of-2.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def with_a_tensor_that_ends_nowhere(folder: Path) -> None:
+    header = b'{"weight": {"data_offsets": [0, Infinity]}}'
+    (folder / "model-1-of-2.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
 @pytest.mark.parametrize(
     ("spoil", "retryable", "message"),
     [
@@ -135,6 +155,8 @@ def with_a_header_that_is_no_table(folder: Path) -> None:
         (with_half_an_index, True, "index.json is half written"),
         (with_a_list_for_an_index, True, "index.json is half written or has no weight_map"),
         (with_a_header_that_is_no_table, True, "has 10 bytes, its header asks for more"),
+        (with_a_header_without_end, True, "has 100008 bytes, its header asks for more"),
+        (with_a_tensor_that_ends_nowhere, True, "has 51 bytes, its header asks for more"),
     ],
 )
 def test_a_spoilt_checkpoint_is_rejected_with_its_reason_and_hides_no_other(
@@ -189,7 +211,7 @@ def test_a_bucket_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_file_is_no_bucket(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadBucket, match=r"file.*must be a folder"):
+    with pytest.raises(BadBucket, match=r"file is a file; expected a folder"):
         discover(str(tmp_path / "file"), LAYOUT)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from prefect.testing.utilities import prefect_test_harness
+from s3 import S3Bucket
 from safetensors.numpy import load_file, save_file
 from studies import make_study
 
@@ -161,6 +162,20 @@ def test_two_studies_in_one_bucket_keep_apart(tmp_path: Path, tiny_checkpoint: P
     assert len(computed) == 4
     for file, num_steps in ((first, 2), (second, 3)):
         assert {r.protocol.num_steps for r in Tracker(Study.read(file)).results()} == {num_steps}
+
+
+def test_a_bucket_on_s3_is_watched_like_a_folder(
+    tmp_path: Path, tiny_checkpoint: Path, computed: list[str], s3: S3Bucket
+) -> None:
+    study = make_study(tmp_path, tiny_checkpoint, variants=())
+    study.write_text(study.read_text().replace('bucket = "bucket"', f'bucket = "{s3.url}"'))
+    uri = s3.upload(tiny_checkpoint, "A/step-100")
+    s3.write("B/step-100/config.json", b"{}")
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert evaluate_checkpoint(str(study), uri, return_state=True).is_completed()
+    assert sorted(computed) == ["A capitals", "A sums"]
+    assert {result.provenance["checkpoint"] for result in Tracker(Study.read(study)).results()} == {uri}
 
 
 def test_an_mlflow_that_does_not_answer_is_one_sentence(

@@ -18,6 +18,7 @@ def loaded_by(statement: str) -> set[str]:
         "softprompt",
         "softprompt.ranking, softprompt.study, softprompt.metrics, softprompt.result, softprompt.answers",
         "softprompt.report",
+        "softprompt.bucket, softprompt.cache, softprompt.checkpoints, softprompt.completeness, softprompt.layout",
         "softprompt.cli",
         "softprompt.world.facts, softprompt.world.corpus, softprompt.world.rows",
     ],

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from softprompt.checkpoints import METADATA_FILE
+from softprompt.completeness import METADATA_FILE
 from softprompt.errors import BadStudy
 from softprompt.models import LanguageModel
 from softprompt.world.corpus import Recipe, documents, vocabulary_text

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from softprompt.checkpoints import METADATA_FILE
+from softprompt.completeness import METADATA_FILE
 from softprompt.metrics import chance_centred, summarise
 from softprompt.ranking import kendall_tau
 from softprompt.result import Result
