@@ -59,15 +59,16 @@ def plain_output(
 ) -> tuple[str, bool]:
     """Greedy output up to the stop, and whether it stopped."""
     ids: list[int] = []
+    text = ""
     for _ in range(max_new_tokens):
         token = int(plain_logits(model, prompt, vectors_SPD, ids)[-1].argmax())
         if token == model.tokenizer.eos_token_id:
-            return model.tokenizer.decode(ids), True
+            return text, True
         ids.append(token)
-        text = model.tokenizer.decode(ids)
+        text = model.tokenizer.decode(ids, skip_special_tokens=True)
         if any(mark in text for mark in stop):
             return min((text.split(mark)[0] for mark in stop), key=len), True
-    return model.tokenizer.decode(ids), False
+    return text, False
 
 
 @torch.no_grad()

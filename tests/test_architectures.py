@@ -1,7 +1,7 @@
 """Every architecture against plain loops: tiny models with random weights, on the tiny checkpoint's tokenizer.
 
 What the families differ in: where positions come from (rotary, learned, ALiBi, none), sliding windows, scaled
-embeddings, experts, parallel blocks, a state instead of keys and values.
+embeddings, experts, narrow embeddings, a state instead of keys and values.
 """
 
 from collections.abc import Callable
@@ -29,50 +29,55 @@ from softprompt.models import LanguageModel
 from softprompt.prompt import Placement, embed_prompts
 from softprompt.protocol import Protocol
 
-SHAPE: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 256,
-}
-GPT_NEOX = {**SHAPE, "num_key_value_heads": None, "head_dim": None}
+NARROW: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHAPE = {**NARROW, "intermediate_size": 48, "num_key_value_heads": 2}
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4}
 SLIDING = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 """A window shorter than every prompt."""
+LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "llama": lambda **c: transformers.LlamaConfig(**SHAPE, **c),
-    "mistral": lambda **c: transformers.MistralConfig(**SHAPE, sliding_window=8, **c),
+    "mistral": lambda **c: transformers.MistralConfig(**SHAPE, sliding_window=16, **c),
     "qwen2": lambda **c: transformers.Qwen2Config(**SHAPE, **c),
-    "qwen3": lambda **c: transformers.Qwen3Config(**SHAPE, **c),
-    "gemma2": lambda **c: transformers.Gemma2Config(**SHAPE, **SLIDING, **c),
-    "gemma3": lambda **c: transformers.Gemma3TextConfig(**SHAPE, **SLIDING, **c),
+    "qwen3": lambda **c: transformers.Qwen3Config(**SHAPE, head_dim=8, **c),
+    "gemma": lambda **c: transformers.GemmaConfig(**SHAPE, head_dim=8, **c),
+    "gemma2": lambda **c: transformers.Gemma2Config(**SHAPE, **SLIDING, head_dim=8, **c),
+    "gemma3": lambda **c: transformers.Gemma3TextConfig(**SHAPE, **SLIDING, head_dim=8, **c),
     "olmo2": lambda **c: transformers.Olmo2Config(**SHAPE, **c),
+    "olmo3": lambda **c: transformers.Olmo3Config(**SHAPE, **SLIDING, **c),
     "phi3": lambda **c: transformers.Phi3Config(**SHAPE, **c),
-    "gpt2": lambda **c: transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=256, **c),
-    "gpt_neox": lambda **c: transformers.GPTNeoXConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, **c
-    ),
-    "opt": lambda **c: transformers.OPTConfig(
-        hidden_size=32,
-        ffn_dim=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        word_embed_proj_dim=16,  # narrower than the network, as in OPT-350M
+    "cohere": lambda **c: transformers.CohereConfig(**SHAPE, **c),
+    "gpt2": lambda **c: transformers.GPT2Config(**GPT, **c),
+    "gptj": lambda **c: transformers.GPTJConfig(**GPT, rotary_dim=4, **c),
+    "gpt_neox": lambda **c: transformers.GPTNeoXConfig(**NARROW, intermediate_size=48, **c),
+    "opt": lambda **c: transformers.OPTConfig(**NARROW, ffn_dim=48, word_embed_proj_dim=16, **c),  # as OPT-350M
+    "falcon": lambda **c: transformers.FalconConfig(**NARROW, **c),
+    "falcon_alibi": lambda **c: transformers.FalconConfig(**NARROW, alibi=True, **c),
+    "bloom": lambda **c: transformers.BloomConfig(hidden_size=32, n_layer=2, n_head=4, **c),
+    "mpt": lambda **c: transformers.MptConfig(d_model=32, n_layers=2, n_heads=4, **c),
+    "mixtral": lambda **c: transformers.MixtralConfig(**SHAPE, num_local_experts=4, **c),
+    "gpt_oss": lambda **c: transformers.GptOssConfig(**SHAPE, **SLIDING, head_dim=8, num_local_experts=4, **c),
+    "deepseek_v3": lambda **c: transformers.DeepseekV3Config(
+        **{**SHAPE, **EXPERTS, "num_key_value_heads": 4},
+        **{"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+        **{"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8},
         **c,
     ),
-    "falcon": lambda **c: transformers.FalconConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=256, **c
-    ),
-    "falcon_alibi": lambda **c: transformers.FalconConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True, **c
-    ),
-    "bloom": lambda **c: transformers.BloomConfig(hidden_size=32, n_layer=2, n_head=4, **c),
-    "mixtral": lambda **c: transformers.MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2, **c),
     "mamba": lambda **c: transformers.MambaConfig(hidden_size=32, state_size=8, num_hidden_layers=2, **c),
+    "mamba2": lambda **c: transformers.Mamba2Config(
+        hidden_size=32, state_size=8, num_hidden_layers=2, num_heads=8, head_dim=8, n_groups=1, **c
+    ),
+    "jamba": lambda **c: transformers.JambaConfig(
+        **SHAPE, attn_layer_offset=1, attn_layer_period=2, num_experts=2, **c
+    ),
+    "qwen3_next": lambda **c: transformers.Qwen3NextConfig(
+        **{**SHAPE, **LINEAR, **EXPERTS, "head_dim": 8, "num_experts": 4, "shared_expert_intermediate_size": 16},
+        **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+        **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
+        **c,
+    ),
 }
 
 
@@ -94,6 +99,8 @@ PLACEMENTS = pytest.mark.parametrize("placement", ["cue", "prefix"])
 def test_together_or_alone_prompts_get_the_same_outputs_and_scores(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
 ) -> None:
+    if model.is_recurrent:
+        pytest.xfail("decoding selects rows of keys and values only, not of states")
     prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.train[::4], placement)
     candidates = [[model.encode("a"), model.encode(f" {example.answer}")] for example in rows.train[::4]]
     assert {len(ids) for found in candidates for ids in found} == {1, 3, 5}
@@ -126,6 +133,8 @@ def test_vectors_that_are_embedded_tokens_act_as_those_tokens(
 def test_gradients_equal_those_of_a_plain_loop(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
 ) -> None:
+    if model.is_recurrent and placement == "cue":
+        pytest.xfail("the tuning continues a cache, and a state that goes on leaves no gradient behind")
     where = Placement(placement, model, toy_benchmark, quick_protocol)
     batch = training_rows(model, where, rows.train[::7], seeds=(0, 1))
     assert len({len(prompt) for prompt, _ in batch}) > 1
