@@ -5,7 +5,7 @@ from typing import Any
 
 from softprompt import benchmarks
 from softprompt.benchmarks import Benchmark, Example, Rows
-from softprompt.errors import BadBenchmark
+from softprompt.errors import BadBenchmark, RowsUnavailable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,33 +14,36 @@ class Check:
 
     name: str
     dataset: str = ""
-    grammar: str = ""
+    answer: str = ""
+    """Its answer grammar."""
     chance: float | None = None
     num_train: int | None = None
     num_test: int | None = None
     num_contaminated: int | None = None
+    status: str = "ok"
+    """`ok`; `unread`, where there were no rows to look at; `broken`."""
     problem: str = ""
-    """Why it cannot be used, in a sentence; empty for a sound one."""
+    """Why it is not ok, in a sentence."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def check(name: str, mirror: str | None = None, folder: str | None = None) -> Check:
-    """Load the declaration and the rows of the benchmark called `name`; whatever is wrong becomes its `problem`."""
+    """Load the declaration and the rows of the benchmark called `name`; whatever is wrong becomes its problem."""
     found: dict[str, Any] = {"name": name}
     try:
         benchmark = benchmarks.get(name, folder)
         found |= {
             "dataset": benchmark.dataset,
-            "grammar": type(benchmark.grammar).__name__,
+            "answer": type(benchmark.grammar).__name__,
             "chance": benchmark.chance,
         }
         rows = benchmarks.load(benchmark, mirror)
         found |= {"num_train": len(rows.train), "num_test": len(rows.test), "num_contaminated": rows.num_contaminated}
         require_sound(benchmark, rows)
     except BadBenchmark as error:
-        found["problem"] = str(error)
+        found |= {"status": "unread" if isinstance(error, RowsUnavailable) else "broken", "problem": str(error)}
     return Check(**found)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from softprompt import benchmarks
+from softprompt import benchmarks, suites
 from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import Layout
 from softprompt.errors import BadStudy
@@ -25,6 +25,7 @@ class Study:
     """Local folder or fsspec URL."""
     layout: str = "{variant}/step-{step}"
     benchmarks: tuple[str, ...]
+    """Names; in the file also suites, such as `suite:core`."""
     tracking_uri: str = ""
     """MLflow's; empty for `mlflow.db` in `home`."""
     mirror: str | None = None
@@ -86,7 +87,7 @@ class Study:
         return cls(
             **{
                 **values,
-                "benchmarks": tuple(values["benchmarks"]),
+                "benchmarks": suites.expand(values["benchmarks"]),
                 "protocol": Protocol.from_dict(values.get("protocol", {})),
                 "resources": Resources.from_dict(values.get("resources", {})),
             }

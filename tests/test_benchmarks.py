@@ -108,6 +108,12 @@ def test_an_item_with_its_options_in_another_order_is_the_same_item(tmp_path: Pa
     assert rows.num_contaminated == 1
 
 
+def test_a_mirror_may_keep_files_in_a_folder_as_the_hub_does(tmp_path: Path, toy_benchmark: Benchmark) -> None:
+    for split, wording in zip(("train", "test"), WORDINGS, strict=False):
+        write_split(tmp_path, replace(toy_benchmark, config="data"), split, capital_rows(wording))
+    assert len(load(toy_benchmark, str(tmp_path)).test) == 12
+
+
 def test_rows_of_another_split_are_never_read_along(tmp_path: Path, toy_benchmark: Benchmark) -> None:
     """`datasets` would count the files of a dev split to validation."""
     benchmark = replace(toy_benchmark, train_split="validation")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.answers import Grammar
-from softprompt.errors import BadBenchmark
+from softprompt.errors import BadBenchmark, RowsUnavailable
 from softprompt.fingerprints import fingerprint
 
 Row = dict[str, Any]
@@ -141,7 +141,8 @@ def load(benchmark: Benchmark, mirror: str | None = None) -> Rows:
     """Read a benchmark's rows from the hub, or from a folder laid out like it.
 
     Args:
-        mirror: folder that holds `<path>/<config>/<split>-*.parquet`; None reads from the hub.
+        mirror: folder that holds `<path>/<config>/<split>-*.parquet` as the hub does; a dataset without configurations
+            may keep its files in any folder of its own, such as `data`. None reads from the hub.
 
     Raises:
         BadBenchmark: the dataset cannot be had, or a row does not fit the declaration.
@@ -161,14 +162,14 @@ def _examples(benchmark: Benchmark, split: str, mirror: str | None) -> list[Exam
     try:
         if mirror:
             # The files are named because left to itself `datasets` counts those of a dev split to validation.
-            files = "/".join(filter(None, [benchmark.config, f"{split}-*.parquet"]))
+            files = f"{benchmark.config or '**'}/{split}-*.parquet"
             data = datasets.load_dataset(str(Path(mirror) / benchmark.path), data_files={split: files}, split=split)
         else:
             data = datasets.load_dataset(benchmark.path, benchmark.config, split=split, revision=benchmark.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         place = f"the mirror {mirror}" if mirror else "the hub"
         reason = str(error).strip().splitlines()[0]
-        raise BadBenchmark(
+        raise RowsUnavailable(
             f"Benchmark {benchmark.name!r}: {where} cannot be read from {place} ({reason}); "
             "check the name and the connection, or name a mirror that holds it."
         ) from error
