@@ -52,7 +52,7 @@ EARLY = Suite(
         ),
         "small models stay near chance": ("arc_challenge_words", "winogrande_words", "mmlu_words"),
         "whole sentences must be copied to the letter": ("hellaswag_words", "piqa_words"),
-        "two options, so half is chance, and small models do not read the text": ("boolq", "rte"),
+        "two options: half is chance, which leaves little room for differences": ("boolq", "rte"),
         "several steps of arithmetic": ("gsm8k",),
         "a bare number forbids the steps that small models need": ("svamp",),
         "form more than knowledge": ("snips",),

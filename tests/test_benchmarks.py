@@ -21,6 +21,7 @@ from softprompt.world.facts import World
 from softprompt.world.rows import write_rows
 
 MIRROR = Path(os.environ.get("SOFTPROMPT_TEST_MIRROR", Path(__file__).parents[2] / "shared" / "data"))
+DOCS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 WORLDS_OWN = [name for name in names() if name.startswith("world_")]
 FROM_THE_HUB = [name for name in names() if name not in WORLDS_OWN]
 
@@ -298,3 +299,10 @@ def test_a_file_of_ones_own_may_not_replace_a_shipped_benchmark(tmp_path: Path) 
     (tmp_path / "svamp.py").write_text(OWN.format(name="svamp"))
     with pytest.raises(BadBenchmark, match="Two benchmarks are called 'svamp'; rename the one declared by"):
         names(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_docs_list_every_benchmark_as_it_is(name: str) -> None:
+    b = get(name)
+    row = f"| `{name}` | {b.dataset} | {b.train_split} / {b.test_split} | {type(b.grammar).__name__} | {b.chance:.2f} |"
+    assert row in DOCS.read_text().splitlines()

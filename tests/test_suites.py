@@ -34,3 +34,11 @@ def test_a_study_names_a_suite(tmp_path: Path) -> None:
     file = tmp_path / "study.toml"
     file.write_text('name = "s"\nbucket = "b"\nbenchmarks = ["suite:core", "world_pet"]\n')
     assert Study.read(file).benchmarks == (*SUITES["core"].names, "world_pet")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_docs_give_every_reason(suite: str) -> None:
+    lines = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text().splitlines()
+    for side, reasons in (("in", SUITES[suite].chosen), ("out", SUITES[suite].rejected)):
+        for reason, names in reasons.items():
+            assert f"- {side}: {', '.join(f'`{name}`' for name in names)} ({reason})" in lines
