@@ -4,13 +4,18 @@ A grammar answers three questions about one item: does the output match the gram
 then give (`strict`); which answer would a fixed flexible extractor find (`lenient`); is that answer right (`is_right`).
 """
 
+import functools
+import json
 import re
+import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
-from typing import Protocol
+from typing import Any, Protocol
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_PUNCTUATION = frozenset(string.punctuation + "‘’´`")
 
 
 class Item(Protocol):
@@ -110,6 +115,86 @@ class ReasonedNumber(Number):
         return match.group(1) if match else Number.lenient(self, output, item)
 
 
+@dataclass(frozen=True)
+class ShortText:
+    """A few words on one line: 'Barack Obama'. Golds are compared as TriviaQA's own script does: see `normalised`."""
+
+    max_words: int = 10
+
+    def strict(self, output: str, item: Item) -> str | None:
+        answer = output.strip()
+        is_short = 1 <= len(answer.split()) <= self.max_words
+        return answer if is_short and "\n" not in answer else None
+
+    def lenient(self, output: str, item: Item) -> str | None:
+        """The gold that stands in the output as whole words; of several, the first. Else the output itself."""
+        text = f" {normalised(output)} "
+        found = [(text.index(f" {normalised(gold)} "), gold) for gold in item.golds if f" {normalised(gold)} " in text]
+        return min(found)[1] if found else output.strip() or None
+
+    def is_right(self, answer: str | None, item: Item) -> bool:
+        return answer is not None and normalised(answer) in map(normalised, item.golds)
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word and nothing else: 'signs', "o'clock", 'well-known' (LAMBADA)."""
+
+    def strict(self, output: str, item: Item) -> str | None:
+        match = _WORD.fullmatch(output.strip())
+        return match.group() if match else None
+
+    def lenient(self, output: str, item: Item) -> str | None:
+        """The first word."""
+        match = _WORD.search(output)
+        return match.group() if match else None
+
+    def is_right(self, answer: str | None, item: Item) -> bool:
+        return answer is not None and fold(answer) in map(fold, item.golds)
+
+
+@dataclass(frozen=True)
+class Json:
+    """A JSON value that fits a JSON Schema, nothing around it. Right is a gold's value; texts are folded."""
+
+    schema: dict[str, Any] = field(hash=False)
+
+    @functools.cached_property
+    def validator(self) -> Any:
+        import jsonschema
+
+        return jsonschema.Draft202012Validator(self.schema)
+
+    def strict(self, output: str, item: Item) -> str | None:
+        try:
+            value = json.loads(output)
+        except (ValueError, RecursionError):
+            return None
+        return output.strip() if self.validator.is_valid(value) else None
+
+    def lenient(self, output: str, item: Item) -> str | None:
+        """The first JSON object in the output, whatever stands around it and whether or not it fits the schema."""
+        for brace in re.finditer(r"\{", output):
+            try:
+                _, length = json.JSONDecoder().raw_decode(output[brace.start() :])
+            except (ValueError, RecursionError):
+                continue
+            return output[brace.start() : brace.start() + length]
+        return None
+
+    def is_right(self, answer: str | None, item: Item) -> bool:
+        return answer is not None and _folded(json.loads(answer)) in [_folded(json.loads(g)) for g in item.golds]
+
+
+def normalised(text: str) -> str:
+    """`text` without case, punctuation, articles and surplus space, as the official TriviaQA evaluation compares it.
+
+    A text of which nothing would be left ('The The', '?!') is folded only.
+    """
+    spaced = "".join(" " if character in _PUNCTUATION else character for character in text.lower())
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", spaced).split()) or fold(text)
+
+
 def first_option(options: Sequence[str], gold: str) -> int | None:
     """Index of `gold` among `options` after folding, or None."""
     return next((index for index, option in enumerate(options) if fold(option) == fold(gold)), None)
@@ -120,3 +205,12 @@ def _value(text: str) -> Decimal | None:
         return Decimal(text.replace(",", ""))
     except InvalidOperation:
         return None
+
+
+def _folded(value: Any) -> Any:
+    """A JSON value with every text in it folded; keys stay as they are."""
+    if isinstance(value, dict):
+        return {key: _folded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_folded(inner) for inner in value]
+    return fold(value) if isinstance(value, str) else value

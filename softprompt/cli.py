@@ -3,15 +3,19 @@
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, track
 from rich.table import Table
+from rich.text import Text
 
 from softprompt import benchmarks as registry
+from softprompt import suites
+from softprompt.checks import Check, check, require_sound
 from softprompt.errors import SoftPromptError
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result
@@ -34,7 +38,9 @@ Folder = Annotated[str | None, typer.Option(help="Folder with benchmark files of
 @app.command()
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="Folder or URL in the Hugging Face layout, safetensors only.")],
-    benchmark: Annotated[list[str], typer.Option(help="Name of a benchmark; may be given several times.")],
+    benchmark: Annotated[
+        list[str], typer.Option(help="Name of a benchmark or suite:NAME; may be given several times.")
+    ],
     mirror: Mirror = None,
     benchmark_folder: Folder = None,
     tokenizer: Annotated[str | None, typer.Option(help="Where to read the tokenizer, if not there.")] = None,
@@ -59,7 +65,7 @@ def evaluate(
     results = []
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True) as bars:
-        for name in benchmark:
+        for name in suites.expand(benchmark):
             bar = bars.add_task(name, total=1.0)
             result = run(
                 checkpoint,
@@ -83,17 +89,65 @@ def evaluate(
 
 
 @app.command()
-def benchmarks(benchmark_folder: Folder = None, as_json: AsJson = False) -> None:
-    """List the benchmarks that can be named."""
-    found = [registry.get(name, benchmark_folder) for name in registry.names(benchmark_folder)]
+def benchmarks(
+    mirror: Mirror = None,
+    benchmark_folder: Folder = None,
+    check_rows: Annotated[
+        bool, typer.Option("--check", help="Read every benchmark's rows and put perfect outputs through its grammar.")
+    ] = False,
+    show: Annotated[str | None, typer.Option(metavar="NAME", help="Print one prompt of it with its answer.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the benchmarks and suites that can be named; check them; look at one.
+
+    Example: softprompt benchmarks --check --mirror /datasets
+    """
+    if show:
+        print(shown(show, mirror, benchmark_folder))
+        return
+    names = registry.names(benchmark_folder)
+    if check_rows:
+        checks = [
+            check(name, mirror, benchmark_folder) for name in track(names, "Reading", console=errors, transient=True)
+        ]
+        if as_json:
+            print(json.dumps([found.to_dict() for found in checks], indent=1))
+        else:
+            screen.print(checks_table(checks))
+        sys.exit(any(found.status == "broken" for found in checks))
+    declared = [registry.get(name, benchmark_folder) for name in names]
     if as_json:
-        print(json.dumps([{"name": b.name, "path": b.path, "config": b.config, "chance": b.chance} for b in found]))
+        print(json.dumps([{"name": b.name, "path": b.path, "config": b.config, "chance": b.chance} for b in declared]))
         return
     table = Table("name", "dataset", "answer", "chance", title="Benchmarks")
-    for b in found:
-        dataset = f"{b.path} ({b.config})" if b.config else b.path
-        table.add_row(b.name, dataset, type(b.grammar).__name__, f"{b.chance:.2f}")
-    screen.print(table)
+    for b in declared:
+        table.add_row(b.name, b.dataset, type(b.grammar).__name__, f"{b.chance:.2f}")
+    collections = Table("suite", "for", "benchmarks", title="Suites")
+    for name, suite in suites.SUITES.items():
+        collections.add_row(suites.PREFIX + name, suite.purpose, ", ".join(suite.names))
+    screen.print(table, collections)
+
+
+def shown(name: str, mirror: str | None, folder: str | None) -> str:
+    """The first test item of a benchmark as a model gets it, the answer in guillemets."""
+    benchmark = registry.get(name, folder)
+    rows = registry.load(benchmark, mirror)
+    require_sound(benchmark, rows)
+    return f"{benchmark.prompt(rows.test[0])} «{rows.test[0].answer}»"
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """A row per benchmark: how many items it has, or what is wrong with it."""
+    table = Table("name", "train", "test", "in both", "answer", "chance", "status", title="Benchmarks")
+    for found in checks:
+        counts = (found.num_train, found.num_test, found.num_contaminated)
+        chance = "" if found.chance is None else f"{found.chance:.2f}"
+        colour = {"ok": "green", "unread": "yellow", "broken": "red"}[found.status]
+        sentence = found.problem.removeprefix(f"Benchmark {found.name!r}: ")
+        status = Text(sentence or found.status, style=colour)
+        table.add_row(found.name, *("" if n is None else str(n) for n in counts), found.answer, chance, status)
+    table.caption = "in both: train items that also stand in the test split; they are left out and not counted in train"
+    return table
 
 
 SHOWN = (
@@ -118,7 +172,11 @@ def conditions_table(result: Result) -> Table:
         ]
         table.add_row(condition, *cells)
     accuracy = result.metrics[result.headline]["accuracy"]
-    table.caption = f"{accuracy.n} items, 95 % intervals, status {result.status}"
+    dropped = result.provenance["num_contaminated"]
+    table.caption = (
+        f"{accuracy.n} items, 95 % intervals, status {result.status}; "
+        f"{dropped} train items also stood in the test split and were left out"
+    )
     return table
 
 

@@ -47,6 +47,10 @@ class BadBenchmark(SoftPromptError):
     """A benchmark that is unknown, broken, or whose rows do not fit its declaration."""
 
 
+class RowsUnavailable(BadBenchmark):
+    """The rows of a benchmark cannot be had from where they are looked for."""
+
+
 class TrackingUnavailable(SoftPromptError):
     """MLflow did not answer; what was computed is kept and logged on a later try."""
 

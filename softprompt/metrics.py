@@ -1,10 +1,10 @@
 """From per-item outcomes to the metrics of the method, each with its n and its interval."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean, stdev
+from statistics import NormalDist, fmean
 
 Z_95 = NormalDist().inv_cdf(0.975)
 
@@ -43,6 +43,8 @@ class Outcome:
     choice_correct: bool | None = None
     gold_bits: float | None = None
     gold_bytes: int | None = None
+    group: str = ""
+    """The item's group, where the benchmark averages over groups; see `item_weights`."""
 
     @property
     def follows(self) -> bool:
@@ -53,7 +55,8 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
     """Every metric that is defined for `outcomes`, which belong to one condition of one job.
 
     Seeds are averaged within an item first: n counts distinct items, and intervals treat the item as the sampled unit.
-    Proportions get Wilson intervals, which do not collapse at 0 or 1; other means get normal ones.
+    Proportions get Wilson intervals, which do not collapse at 0 or 1; other means get normal ones. Where outcomes carry
+    groups, every group counts alike and intervals are those of the effective number of items (Kish, 1965).
     """
     num_seeds = len({outcome.seed for outcome in outcomes})
     following = [outcome for outcome in outcomes if outcome.follows]
@@ -66,8 +69,12 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
         "truncated": _proportion(outcomes, lambda o: not o.stopped),
     }
     if len(following) >= MIN_FOLLOWING * num_seeds:
-        correct = sum(outcome.correct for outcome in following)
-        metrics["knowledge_accuracy"] = wilson(correct / len(following), round(len(following) / num_seeds))
+        weights = item_weights(outcomes)
+        shares = [weights[outcome.item] for outcome in following]
+        correct = fmean([outcome.correct for outcome in following], shares)
+        metrics["knowledge_accuracy"] = wilson(
+            correct, round(len(following) / num_seeds), effective(shares) / num_seeds
+        )
     if all(outcome.choice_correct is not None for outcome in outcomes):
         metrics["choice_accuracy"] = _proportion(outcomes, lambda o: bool(o.choice_correct))
     if all(outcome.gold_bits is not None for outcome in outcomes):
@@ -75,10 +82,23 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
     return metrics
 
 
-def wilson(value: float, n: int) -> Estimate:
-    """Wilson's 95 % score interval of a proportion (Wilson, 1927)."""
-    centre = (value + Z_95**2 / (2 * n)) / (1 + Z_95**2 / n)
-    half = Z_95 / (1 + Z_95**2 / n) * math.sqrt(value * (1 - value) / n + Z_95**2 / (4 * n**2))
+def item_weights(outcomes: Iterable[Outcome]) -> dict[str, float]:
+    """By item: 1 without groups; with them, what makes all groups count alike. The mean weight is 1."""
+    group_of = {outcome.item: outcome.group for outcome in outcomes}
+    sizes = Counter(group_of.values())
+    return {item: len(group_of) / (len(sizes) * sizes[group]) for item, group in group_of.items()}
+
+
+def effective(weights: Sequence[float]) -> float:
+    """How many equally weighted items would leave the same uncertainty (Kish, 1965)."""
+    return sum(weights) ** 2 / sum(weight**2 for weight in weights)
+
+
+def wilson(value: float, n: int, effective_n: float | None = None) -> Estimate:
+    """Wilson's 95 % score interval of a proportion (Wilson, 1927), of `effective_n` items if they are not `n`."""
+    size = effective_n or n
+    centre = (value + Z_95**2 / (2 * size)) / (1 + Z_95**2 / size)
+    half = Z_95 / (1 + Z_95**2 / size) * math.sqrt(value * (1 - value) / size + Z_95**2 / (4 * size**2))
     return Estimate(value, n, max(0.0, min(centre - half, value)), min(1.0, max(centre + half, value)))
 
 
@@ -101,11 +121,15 @@ def per_item(outcomes: Iterable[Outcome], value: Callable[[Outcome], float]) -> 
 
 
 def _proportion(outcomes: Sequence[Outcome], holds: Callable[[Outcome], bool]) -> Estimate:
-    return wilson(fmean(map(holds, outcomes)), len({outcome.item for outcome in outcomes}))
+    weights = item_weights(outcomes)
+    value = fmean([holds(outcome) for outcome in outcomes], [weights[outcome.item] for outcome in outcomes])
+    return wilson(value, len(weights), effective([*weights.values()]))
 
 
 def _mean(outcomes: Sequence[Outcome], value: Callable[[Outcome], float]) -> Estimate:
-    values = list(per_item(outcomes, value).values())
-    mean = fmean(values)
-    half = Z_95 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return Estimate(mean, len(values), mean - half, mean + half)
+    values, weights = per_item(outcomes, value), item_weights(outcomes)
+    n, shares = len(values), [weights[item] / len(values) for item in values]
+    mean = fmean(values.values(), shares)
+    squares = sum((share * (found - mean)) ** 2 for share, found in zip(shares, values.values(), strict=True))
+    half = Z_95 * math.sqrt(squares * n / (n - 1)) if n > 1 else math.inf
+    return Estimate(mean, n, mean - half, mean + half)

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from softprompt import processes
 from softprompt.cache import Cache, open_locally
@@ -66,6 +67,20 @@ class LanguageModel:
         return not getattr(self.network, "_is_stateful", False)
 
     @functools.cached_property
+    def is_recurrent(self) -> bool:
+        """Whether some layers keep the past as a state (Mamba, gated delta rule) rather than as keys and values.
+
+        Such a state goes on by one token at a time only, and what changes it leaves no gradient behind.
+        """
+        layers = DynamicCache(config=self.network.config).layers
+        return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+    @functools.cached_property
+    def cache_name(self) -> str:
+        """What the network calls its cache, as an argument and in its output."""
+        return "cache_params" if "cache_params" in self.forward_names else "past_key_values"
+
+    @functools.cached_property
     def embedding_rms(self) -> float:
         """Root mean square of the embedded vocabulary, scale of the embedding layer included (Gemma has one)."""
         squares, count = 0.0, 0
@@ -108,15 +123,34 @@ class LanguageModel:
             (B, num_logits, V) logits and the cache.
         """
         num_new = next(iter(inputs.values())).shape[1]
+        if self.is_recurrent and cache is not None and num_new > 1:
+            return self._one_by_one(num_logits, mask_BT, cache, inputs)
         arguments: dict[str, Any] = {**inputs, "attention_mask": mask_BT, "use_cache": True}
+        if self.cache_name == "cache_params":
+            arguments["attention_mask"] = mask_BT[:, -num_new:]  # Mamba multiplies the new positions by it
         if "position_ids" in self.forward_names:
             arguments["position_ids"] = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -num_new:]
         if "logits_to_keep" in self.forward_names:
             arguments["logits_to_keep"] = num_logits
         if cache is not None:
-            arguments["past_key_values"] = cache
+            arguments[self.cache_name] = cache
         output = self.network(**arguments)
-        return output.logits[:, -num_logits:], output.past_key_values
+        return output.logits[:, -num_logits:], output[self.cache_name]
+
+    def _one_by_one(
+        self, num_logits: int, mask_BT: Tensor, cache: Any, inputs: dict[str, Tensor]
+    ) -> tuple[Tensor, Any]:
+        """Given several tokens, Mamba's layers would start from an empty state (transformers 5.23)."""
+        ((name, values_BT),) = inputs.items()
+        num_new = values_BT.shape[1]
+        logits_BTV = []
+        for i in range(num_new):
+            seen_BT = mask_BT[:, : mask_BT.shape[1] - num_new + i + 1]
+            logits_B1V, cache = self.forward(
+                num_logits=1, mask_BT=seen_BT, cache=cache, **{name: values_BT[:, i : i + 1]}
+            )
+            logits_BTV.append(logits_B1V)
+        return torch.cat(logits_BTV, dim=1)[:, -num_logits:], cache
 
 
 def load_model(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from softprompt.errors import BadStudy
-from softprompt.metrics import Outcome, chance_centred, per_item
+from softprompt.metrics import Outcome, chance_centred, item_weights, per_item
 from softprompt.result import Result
 
 NUM_RESAMPLES = 2000
@@ -123,11 +123,12 @@ def rank(
     resampled_RV = np.zeros((NUM_RESAMPLES, len(complete)))
     num_items = 0
     for number, benchmark in enumerate(benchmarks):
-        values_VI = _item_values([found[v, benchmark] for v in complete], condition)
+        values_VI, weights_I = _item_values([found[v, benchmark] for v in complete], condition)
         num_items += values_VI.shape[1]
         counts_RI = _resamples(number, values_VI.shape[1])
-        mean_V += values_VI.mean(1) / len(benchmarks)
-        resampled_RV += counts_RI @ values_VI.T / values_VI.shape[1] / len(benchmarks)
+        mean_V += np.average(values_VI, axis=1, weights=weights_I) / len(benchmarks)
+        drawn_RV = counts_RI @ (values_VI * weights_I).T / (counts_RI @ weights_I)[:, None]
+        resampled_RV += drawn_RV / len(benchmarks)
 
     order = np.argsort(-mean_V, kind="stable")
     low_V, high_V = np.quantile(resampled_RV, [0.025, 0.975], axis=0)
@@ -200,12 +201,14 @@ def _resamples(number: int, num_items: int) -> np.ndarray:
     return rng.multinomial(num_items, np.full(num_items, 1 / num_items), NUM_RESAMPLES).astype(np.float32)
 
 
-def _item_values(results: Sequence[Result], condition: str) -> np.ndarray:
-    """(V, I) chance-centred accuracy of each variant on each item, items in one order."""
+def _item_values(results: Sequence[Result], condition: str) -> tuple[np.ndarray, np.ndarray]:
+    """(V, I) chance-centred accuracy of each variant on each item, and the items' (I,) weights, in one order."""
     tables = []
+    weights: dict[str, float] = {}
     for result in results:
         outcomes = [outcome for outcome in result.outcomes if outcome.condition == condition]
         tables.append(per_item(outcomes, lambda o: _centred(o, result.chance)))  # noqa: B023 (used at once)
+        weights = item_weights(outcomes)
     items = sorted(tables[0])
     for result, table in zip(results, tables, strict=True):
         if sorted(table) != items:
@@ -213,7 +216,7 @@ def _item_values(results: Sequence[Result], condition: str) -> np.ndarray:
                 f"{result.variant} and {results[0].variant} were given different items of {result.benchmark} at step "
                 f"{result.step}; variants are compared on the same items only. Evaluate both again from the same rows."
             )
-    return np.array([[table[item] for item in items] for table in tables])
+    return np.array([[table[item] for item in items] for table in tables]), np.array([weights[i] for i in items])
 
 
 def _centred(outcome: Outcome, chance: float) -> float:

@@ -171,5 +171,6 @@ def _schema() -> Any:
         "choice_correct": flag,
         "gold_bits": real,
         "gold_bytes": whole,
+        "group": text,
     }
     return pa.schema(list(types.items()))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from softprompt import benchmarks
+from softprompt import benchmarks, suites
 from softprompt.benchmarks import Benchmark
 from softprompt.cache import DEFAULT_GB, Cache
 from softprompt.errors import BadStudy
@@ -33,6 +33,7 @@ class Study:
     cache_gb: float = DEFAULT_GB
     """Most that copies of remote checkpoints take on this machine, in 10^9 bytes."""
     benchmarks: tuple[str, ...]
+    """Names; in the file also suites, such as `suite:core`."""
     tracking_uri: str = ""
     """MLflow's; empty for `mlflow.db` in `home`."""
     mirror: str | None = None
@@ -99,7 +100,7 @@ class Study:
         return cls(
             **{
                 **values,
-                "benchmarks": tuple(values["benchmarks"]),
+                "benchmarks": suites.expand(values["benchmarks"]),
                 "protocol": Protocol.from_dict(values.get("protocol", {})),
                 "resources": Resources.from_dict(values.get("resources", {})),
             }

@@ -2,12 +2,30 @@
 
 import pytest
 
-from softprompt.answers import Grammar, Letter, Number, OptionInWords, ReasonedNumber, first_option
-from softprompt.benchmarks import Example
+from softprompt.answers import (
+    Grammar,
+    Json,
+    Letter,
+    Number,
+    OptionInWords,
+    ReasonedNumber,
+    ShortText,
+    Word,
+    first_option,
+    normalised,
+)
+from softprompt.benchmarks import Example, get
 
 LETTER = Example(question="?", answer="B", golds=("B",), options=("A", "B", "C", "D"))
 WORDS = Example(question="?", answer="Mexico", golds=("Mexico",), options=("Mexico", "New  Mexico", "Peru", "gold"))
 NUMBER = Example(question="?", answer="1200", golds=("1,200",))
+NAME = Example(question="?", answer="Barack Obama", golds=("Barack Obama", "Barack H. Obama", "The President"))
+DOOR = Example(question="?", answer="door", golds=("door",))
+COMMAND = Example(
+    question="?",
+    answer='{"intent": "PlayMusic", "slots": {"artist": "Queen"}}',
+    golds=('{"intent": "PlayMusic", "slots": {"artist": "Queen"}}',),
+)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +122,85 @@ def test_reasoning_ends_in_one_marked_number(output: str, strict: str | None, le
 
 
 @pytest.mark.parametrize(
+    ("output", "strict", "lenient"),
+    [
+        (" Barack Obama", "Barack Obama", "Barack Obama"),
+        ("barack obama!", "barack obama!", "Barack Obama"),
+        ("It was Barack H. Obama.", "It was Barack H. Obama.", "Barack H. Obama"),
+        ("", None, None),
+        ("Barack\nObama", None, "Barack Obama"),
+        ("I am not quite sure, but Barack Obama would be my guess.", None, "Barack Obama"),
+        ("Obamas", "Obamas", "Obamas"),  # a gold inside a word is none
+        ("the president Barack Obama", "the president Barack Obama", "The President"),  # of two, the first
+    ],
+)
+def test_a_short_text_is_a_few_words_on_one_line(output: str, strict: str | None, lenient: str | None) -> None:
+    assert ShortText(max_words=8).strict(output, NAME) == strict
+    assert ShortText(max_words=8).lenient(output, NAME) == lenient
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The  Beatles", "beatles"),
+        ("AC/DC", "ac dc"),
+        ("rock 'n' roll", "rock n roll"),
+        ("Theatre", "theatre"),
+        ("A", "a"),  # nothing would be left
+        ("The The", "the the"),
+        ("?!", "?!"),
+    ],
+)
+def test_short_texts_are_compared_as_triviaqa_does(text: str, expected: str) -> None:
+    assert normalised(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("output", "strict", "lenient"),
+    [
+        (" door", "door", "door"),
+        ("Door", "Door", "Door"),
+        ("well-known", "well-known", "well-known"),
+        ("o'clock", "o'clock", "o'clock"),
+        ("door.", None, "door"),
+        ("the door", None, "the"),
+        ("", None, None),
+        ("...", None, None),
+    ],
+)
+def test_a_word_stands_alone(output: str, strict: str | None, lenient: str | None) -> None:
+    assert Word().strict(output, DOOR) == strict
+    assert Word().lenient(output, DOOR) == lenient
+
+
+GOLD = COMMAND.answer
+
+
+@pytest.mark.parametrize(
+    ("output", "strict", "lenient"),
+    [
+        (f" {GOLD} ", GOLD, GOLD),
+        ('{"slots": {}, "intent": "GetWeather"}', '{"slots": {}, "intent": "GetWeather"}', None),
+        (f"```json\n{GOLD}\n```", None, GOLD),
+        (f"Sure: {GOLD}", None, GOLD),
+        (f"{GOLD} {GOLD}", None, GOLD),
+        ('{"intent": "PlayMusic"}', None, '{"intent": "PlayMusic"}'),
+        ('{"intent": "PlayMusic", "slots": []}', None, '{"intent": "PlayMusic", "slots": []}'),
+        ('{"intent": "PlayMusic", "slots": {"year": 1999}}', None, '{"intent": "PlayMusic", "slots": {"year": 1999}}'),
+        ('{"intent": "X", "slots": {}, "more": 1}', None, '{"intent": "X", "slots": {}, "more": 1}'),
+        ("{'intent': 'PlayMusic', 'slots': {}}", None, "{}"),  # Python, not JSON; the inner braces are
+        ('{"intent": "PlayMusic", "slots": {', None, None),
+        ("", None, None),
+        ("[" * 100_000, None, None),
+    ],
+)
+def test_json_fits_its_schema_and_has_nothing_around_it(output: str, strict: str | None, lenient: str | None) -> None:
+    grammar = get("snips").grammar
+    assert grammar.strict(output, COMMAND) == strict
+    assert grammar.lenient(output, COMMAND) == (lenient or strict)
+
+
+@pytest.mark.parametrize(
     ("grammar", "item", "answer", "right"),
     [
         (Letter(), LETTER, "B", True),
@@ -116,6 +213,14 @@ def test_reasoning_ends_in_one_marked_number(output: str, strict: str | None, le
         (Number(), NUMBER, "-1200", False),
         (Number(), NUMBER, "1200.01", False),
         (ReasonedNumber(), NUMBER, "1200", True),
+        (ShortText(), NAME, "the barack obama", True),
+        (ShortText(), NAME, "president", True),
+        (ShortText(), NAME, "Obama", False),
+        (Word(), DOOR, "Door", True),
+        (Word(), DOOR, "doors", False),
+        (Json({}), COMMAND, '{"slots": {"artist": "queen"}, "intent": "PlayMusic"}', True),
+        (Json({}), COMMAND, '{"intent": "PlayMusic", "slots": {}}', False),
+        (Json({}), COMMAND, '{"intent": "PlayMusic", "slots": {"Artist": "Queen"}}', False),  # keys are not folded
     ],
 )
 def test_the_right_answer_may_be_written_in_several_ways(
@@ -124,7 +229,9 @@ def test_the_right_answer_may_be_written_in_several_ways(
     assert grammar.is_right(answer, item) is right
 
 
-@pytest.mark.parametrize("grammar", [Letter(), OptionInWords(), Number(), ReasonedNumber()])
+@pytest.mark.parametrize(
+    "grammar", [Letter(), OptionInWords(), Number(), ReasonedNumber(), ShortText(), Word(), Json({})]
+)
 def test_no_answer_is_never_right(grammar: Grammar) -> None:
     assert not grammar.is_right(None, NUMBER)
 

@@ -8,8 +8,16 @@ import pytest
 from typer.testing import CliRunner
 
 import flows.cli
-from softprompt.cli import app, run_app
+from softprompt.cli import app, conditions_table, run_app
+from softprompt.result import Result
 
+OWN = """
+from softprompt.answers import Number
+from softprompt.benchmarks import Benchmark, Example
+
+BENCHMARK = Benchmark(name="{name}", path="me/{name}", grammar=Number(),
+                      to_example=lambda row: Example(question=row["q"], answer={answer}, golds=(row["a"],)))
+"""
 QUICK = (
     "num_train=12",
     "num_test=6",
@@ -40,6 +48,34 @@ def test_benchmarks_are_listed_for_programs() -> None:
     assert {"name": "svamp", "path": "ChilleD/SVAMP", "config": None, "chance": 0.0} in listed
 
 
+def test_benchmarks_are_checked_and_those_without_rows_do_not_stop_the_others(tmp_path: Path) -> None:
+    from studies import write_rows
+
+    (tmp_path / "own").mkdir()
+    for name, answer in (("good", 'row["a"]'), ("bad", '"four"')):
+        (tmp_path / "own" / f"{name}.py").write_text(OWN.format(name=name, answer=answer))
+        for split in ("train", "test"):
+            rows = [{"q": f"2 + {i}?", "a": str(2 + i)} for i in range(3 if split == "train" else 2)]
+            write_rows(tmp_path / "mirror" / "me" / name, split, rows)
+    places = ["--mirror", str(tmp_path / "mirror"), "--benchmark-folder", str(tmp_path / "own")]
+    done = CliRunner().invoke(app, ["benchmarks", "--check", *places, "--json"])
+    assert done.exit_code == 1
+    found = {check["name"]: check for check in json.loads(done.stdout)}
+    good = {"num_train": 1, "num_test": 2, "num_contaminated": 2, "answer": "Number", "status": "ok", "problem": ""}
+    assert found["good"].items() >= good.items()
+    assert found["bad"]["status"] == "broken"
+    assert "train item train-2 wants the answer 'four', which its own grammar" in found["bad"]["problem"]
+    assert found["svamp"]["status"] == "unread"
+    assert "ChilleD/SVAMP, split 'test' cannot be read from the mirror" in found["svamp"]["problem"]
+
+    (tmp_path / "own" / "bad.py").unlink()
+    done = CliRunner().invoke(app, ["benchmarks", "--check", *places])
+    assert done.exit_code == 0  # what could be read is sound
+    assert re.search(r"good +│ 1 +│ 2 +│ 2 +│ Number", done.stdout)
+    shown = CliRunner().invoke(app, ["benchmarks", "--show", "good", *places])
+    assert shown.stdout == "2 + 0?\nAnswer: «2»\n"
+
+
 def test_a_checkpoint_is_evaluated_without_a_study(tmp_path: Path, tiny_checkpoint: Path) -> None:
     from studies import make_study
 
@@ -47,11 +83,14 @@ def test_a_checkpoint_is_evaluated_without_a_study(tmp_path: Path, tiny_checkpoi
     settings = [argument for setting in QUICK for argument in ("--set", setting)]
     places = ["--mirror", str(study / "mirror"), "--benchmark-folder", str(study / "own")]
     arguments = ["evaluate", str(tiny_checkpoint), "--benchmark", "capitals", *places, *settings, "--json"]
+    arguments += ["--save", str(tmp_path / "saved")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     (result,) = json.loads(done.stdout)
     assert set(result["metrics"]) == {"zero_shot", "few_shot", "cue", "prefix"}
     assert result["metrics"]["cue"]["accuracy"]["n"] == 6
+    table = conditions_table(Result.load(tmp_path / "saved" / "capitals"))
+    assert str(table.caption).endswith("0 train items also stood in the test split and were left out")
 
 
 def test_an_error_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

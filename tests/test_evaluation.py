@@ -13,12 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from plain_loops import (
+    as_tokens,
+    gradients,
+    mixed_prompts,
+    plain_gradients,
+    plain_output,
+    plain_score,
+    training_rows,
+)
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from softprompt import tune
-from softprompt.benchmarks import Benchmark, Example, Rows
+from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import open_checkpoint
 from softprompt.decode import answer
 from softprompt.errors import BadBenchmark, BadCheckpoint
@@ -156,32 +165,6 @@ def test_the_micro_batch_changes_neither_vectors_nor_outcomes(
 # Decoding and scoring
 
 
-def mixed_prompts(
-    model: LanguageModel, benchmark: Benchmark, protocol: Protocol, examples: Sequence[Example], name: str
-) -> tuple[list[Prompt], Tensor]:
-    """Prompts of different lengths and of both seeds, as a placement makes them, with its vectors at the start."""
-    placement = Placement(name, model, benchmark, protocol)
-    prompts = [placement.prompt(example, i % 2) for i, example in enumerate(examples)]
-    assert len({len(prompt) for prompt in prompts}) > 3
-    return prompts, placement.initial_vectors(protocol.seeds)
-
-
-def embedded(model: LanguageModel, prompt: Prompt, vectors_SPD: Tensor, ids: Sequence[int] = ()) -> Tensor:
-    """(1, T, D) embeddings of a single prompt and of tokens behind it, position by position."""
-    table = model.network.get_input_embeddings().weight
-    at_prompt = [
-        table[token] if slot == TOKEN else vectors_SPD[prompt.seed, slot]
-        for token, slot in zip(prompt.ids, prompt.slots, strict=True)
-    ]
-    return torch.stack([*at_prompt, *(table[token] for token in ids)])[None]
-
-
-def plain_logits(model: LanguageModel, prompt: Prompt, vectors_SPD: Tensor, ids: Sequence[int] = ()) -> Tensor:
-    """(len(ids) + 1, V) logits behind the prompt: one full forward pass, no padding, no cache."""
-    output = model.network(inputs_embeds=embedded(model, prompt, vectors_SPD, ids), use_cache=False)
-    return output.logits[0, len(prompt) - 1 :]
-
-
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_batched_greedy_decoding_equals_a_plain_loop_without_a_cache(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
@@ -189,20 +172,7 @@ def test_batched_greedy_decoding_equals_a_plain_loop_without_a_cache(
     prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.train, placement)
     stop = ("\n", "s", "is", "y", "try")  # of two in one token, the first counts
 
-    @torch.no_grad()
-    def one_by_one(prompt: Prompt) -> tuple[str, bool]:
-        ids: list[int] = []
-        for _ in range(12):
-            token = int(plain_logits(model, prompt, vectors_SPD, ids)[-1].argmax())
-            if token == model.tokenizer.eos_token_id:
-                return model.tokenizer.decode(ids), True
-            ids.append(token)
-            text = model.tokenizer.decode(ids)
-            if any(mark in text for mark in stop):
-                return min((text.split(mark)[0] for mark in stop), key=len), True
-        return model.tokenizer.decode(ids), False
-
-    expected = [one_by_one(prompt) for prompt in prompts]
+    expected = [plain_output(model, prompt, vectors_SPD, stop, 12) for prompt in prompts]
     for micro_batch in (7, 100):
         found, _ = answer(Prefill(model), prompts, vectors_SPD, stop=stop, max_new_tokens=12, micro_batch=micro_batch)
         assert [(generation.text, generation.stopped) for generation in found] == expected
@@ -222,10 +192,7 @@ def test_likelihoods_of_candidates_equal_those_of_full_forward_passes(
     _, scores = answer(Prefill(model), prompts, vectors_SPD, max_new_tokens=1, candidates=candidates, micro_batch=5)
     for prompt, options, found in zip(prompts, candidates, scores, strict=True):
         for ids, score in zip(options, found, strict=True):
-            with torch.no_grad():
-                log_probs = plain_logits(model, prompt, vectors_SPD, ids[:-1]).log_softmax(-1)
-            expected = sum(log_probs[i, token].item() for i, token in enumerate(ids))
-            assert score == pytest.approx(expected, abs=1e-4)
+            assert score == pytest.approx(plain_score(model, prompt, vectors_SPD, ids), abs=1e-4)
 
 
 def test_positions_are_counted_from_the_first_token_behind_the_padding(
@@ -251,16 +218,8 @@ def test_vectors_that_are_rows_of_the_vocabulary_act_as_their_tokens(
 ) -> None:
     """The initial vectors are such rows: BOS, drawn tokens if any, question, cue."""
     prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.test, placement)
-    table = model.network.get_input_embeddings().weight
-    ids_SP = torch.cdist(vectors_SPD, table[None]).argmin(-1).tolist()
-    as_tokens = [
-        Prompt(
-            ids=[token if slot == TOKEN else ids_SP[p.seed][slot] for token, slot in zip(p.ids, p.slots, strict=True)],
-            slots=[TOKEN] * len(p),
-        )
-        for p in prompts
-    ]
-    for example, prompt in zip(rows.test, as_tokens, strict=True):
+    plain_prompts = as_tokens(model, prompts, vectors_SPD)
+    for example, prompt in zip(rows.test, plain_prompts, strict=True):
         text = model.tokenizer.decode(prompt.ids)
         assert text.startswith("<s>")
         assert text.endswith(toy_benchmark.prompt(example))
@@ -268,7 +227,7 @@ def test_vectors_that_are_rows_of_the_vocabulary_act_as_their_tokens(
     soft, soft_scores = answer(
         Prefill(model), prompts, vectors_SPD, max_new_tokens=8, candidates=candidates, micro_batch=64
     )
-    hard, hard_scores = answer(Prefill(model), as_tokens, max_new_tokens=8, candidates=candidates, micro_batch=64)
+    hard, hard_scores = answer(Prefill(model), plain_prompts, max_new_tokens=8, candidates=candidates, micro_batch=64)
     assert soft == hard
     np.testing.assert_allclose(soft_scores, hard_scores, atol=1e-4)
 
@@ -303,57 +262,19 @@ def test_vectors_may_start_from_a_text_repeated_as_often_as_needed(
 # Tuning
 
 
-def training_rows(
-    model: LanguageModel, placement: Placement, examples: Sequence[Example], seeds: Sequence[int]
-) -> list[tuple[Prompt, list[int]]]:
-    return [
-        (placement.prompt(e, seed), [*model.encode(f" {e.answer}"), model.tokenizer.eos_token_id])
-        for seed in seeds
-        for e in examples
-    ]
-
-
-def gradients(
-    model: LanguageModel,
-    placement: Placement,
-    rows: Sequence[tuple[Prompt, list[int]]],
-    protocol: Protocol,
-    micro_batch: int = 64,
-) -> tuple[Tensor, Tensor]:
-    """(S, P, D) gradients and (S,) losses, as the tuning computes them."""
-    seeds = [tune.SeedVectors(v, placement.num_front) for v in placement.initial_vectors(protocol.seeds)]
-    losses_S = tune._backward(Prefill(model), rows, seeds, micro_batch)
-    return torch.stack(
-        [torch.cat([p.grad for p in seed.parameters() if p.grad is not None]) for seed in seeds]
-    ), losses_S
-
-
 @pytest.mark.parametrize("name", PLACEMENTS)
 def test_gradients_equal_those_of_a_plain_loop_over_full_sequences(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, name: str
 ) -> None:
-    """The loss is the mean over a seed's answer tokens, terminator included: nothing of the prompt."""
     placement = Placement(name, model, toy_benchmark, quick_protocol)
     batch = training_rows(model, placement, rows.train[:9:2], seeds=(0, 1))
     assert len({len(prompt) for prompt, _ in batch}) > 1
     assert len({len(ids) for _, ids in batch}) > 1
 
-    vectors_SPD = placement.initial_vectors(quick_protocol.seeds).requires_grad_()
-    expected_S = []
-    for seed in (0, 1):
-        own = [(prompt, ids) for prompt, ids in batch if prompt.seed == seed]
-        losses = [
-            torch.nn.functional.cross_entropy(
-                plain_logits(model, prompt, vectors_SPD, ids[:-1]), torch.tensor(ids), reduction="sum"
-            )
-            for prompt, ids in own
-        ]
-        expected_S.append(sum(losses) / sum(len(ids) for _, ids in own))
-    torch.autograd.backward(expected_S)
-
+    expected_SPD, expected_S = plain_gradients(model, placement, batch, quick_protocol)
     found_SPD, losses_S = gradients(model, placement, batch, quick_protocol)
-    torch.testing.assert_close(losses_S, torch.stack(expected_S).detach(), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found_SPD, vectors_SPD.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(losses_S, expected_S, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found_SPD, expected_SPD, rtol=1e-4, atol=1e-6)
     assert found_SPD.abs().max() > 1e-3
 
 

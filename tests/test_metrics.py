@@ -37,6 +37,44 @@ def test_accuracy_is_format_following_times_knowledge_accuracy(draw: int) -> Non
     assert metrics["accuracy"].value == pytest.approx(product, abs=1e-15)
 
 
+def in_groups(outcomes: list[Outcome], num_in_first: int) -> list[Outcome]:
+    """The first so many items are one group, the others another."""
+    return [replace(o, group="small" if int(o.item) < num_in_first else "large") for o in outcomes]
+
+
+def test_groups_count_alike_however_many_items_they_have() -> None:
+    """10 items all right, 90 of which 30 are: (1 + 1/3) / 2."""
+    outcomes = [outcome(item, seed, True, item < 40) for item in range(100) for seed in range(2)]
+    assert summarise(outcomes)["accuracy"].value == 0.4
+    grouped = summarise(in_groups(outcomes, 10))
+    assert grouped["accuracy"].value == pytest.approx(2 / 3)
+    assert grouped["knowledge_accuracy"].value == pytest.approx(2 / 3)
+    assert grouped["accuracy"].n == 100
+
+
+@pytest.mark.parametrize("draw", range(5))
+def test_accuracy_factorises_with_groups_as_well(draw: int) -> None:
+    metrics = summarise(in_groups(random_outcomes(random.Random(draw), num_items=57, num_seeds=3), 12))
+    product = metrics["format_following"].value * metrics["knowledge_accuracy"].value
+    assert metrics["accuracy"].value == pytest.approx(product, abs=1e-15)
+
+
+def test_groups_of_unequal_size_leave_more_uncertainty_and_those_of_one_size_do_not() -> None:
+    """Weights 5 and 5/9 (10 and 90 items) weigh as much as 36 equal items."""
+    outcomes = [outcome(item, None, True, item % 2 == 0) for item in range(100)]
+    plain, unequal, equal = (summarise(found) for found in (outcomes, in_groups(outcomes, 10), in_groups(outcomes, 50)))
+    for name in ("accuracy", "format_gap"):
+        assert (equal[name].low, equal[name].high) == pytest.approx((plain[name].low, plain[name].high))
+    few = summarise(outcomes[:36])["accuracy"]
+    assert (unequal["accuracy"].low, unequal["accuracy"].high) == pytest.approx((few.low, few.high))
+
+
+def test_the_interval_of_a_mean_over_items_is_the_textbooks() -> None:
+    scored = [replace(outcome(i, None, True, True), gold_bits=bits, gold_bytes=1) for i, bits in enumerate((1, 2, 6))]
+    found = summarise(scored)["gold_bits_per_byte"]
+    assert (found.value, found.high - found.value) == pytest.approx((3, 1.959964 * (7 / 3) ** 0.5))
+
+
 @pytest.mark.parametrize("draw", range(5))
 def test_an_output_follows_the_format_or_is_unparseable_or_is_truncated(draw: int) -> None:
     metrics = summarise(random_outcomes(random.Random(draw), num_items=40, num_seeds=2))

@@ -57,6 +57,26 @@ def with_format_following(found: Result, share: float) -> Result:
     return replace(found, metrics={"cue": metrics}, curves={"cue": (CurvePoint(step=0, loss=1.0, metrics=metrics),)})
 
 
+def test_where_outcomes_carry_groups_the_ranking_averages_over_groups() -> None:
+    """A is right on the large group, B on the small one and a little of the large one."""
+    marks = {"A": "00111111", "B": "11110000"}
+
+    def grouped(variant: str) -> Result:
+        found = result(variant, "cloze", marks[variant])
+        outcomes = tuple(
+            replace(o, group="small" if o.item in ("item-0", "item-1") else "large") for o in found.outcomes
+        )
+        return replace(found, outcomes=outcomes, metrics={"cue": summarise(outcomes)})
+
+    by_items = rank([result(v, "cloze", m) for v, m in marks.items()], ["cloze"])
+    assert by_items.scores == {"A": 0.75, "B": 0.5}
+    by_groups = rank([grouped("A"), grouped("B")], ["cloze"])
+    assert by_groups.scores == pytest.approx({"B": 2 / 3, "A": 0.5})
+    for standing in by_groups.standings:
+        assert standing.low < standing.score < standing.high
+        assert standing.accuracy["cloze"] == pytest.approx(standing.score)
+
+
 def test_a_ranking_worked_by_hand() -> None:
     """quiz has chance 1/4, so that an accuracy a counts (a - 1/4) / (3/4); cloze has none.
 

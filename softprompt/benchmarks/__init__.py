@@ -11,13 +11,14 @@ import importlib.util
 import pkgutil
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from softprompt.answers import Grammar
-from softprompt.errors import BadBenchmark
+from softprompt.errors import BadBenchmark, RowsUnavailable
 from softprompt.fingerprints import fingerprint
 
 Row = dict[str, Any]
@@ -35,6 +36,12 @@ class Example:
     options: tuple[str, ...] = ()
     """What the answer is chosen from, if anything: their likelihoods give `choice_accuracy`."""
     id: str = ""
+    group: str = ""
+    """What the item is one of: a subject, an intent. Groups take turns in the test split, so that its first so many
+    items hold all of them alike; see also `Benchmark.macro_average`."""
+    identity: str = ""
+    """What makes it the same item as another one, if that is not its question: by this, train items that also stand in
+    the test split are found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +57,28 @@ class Benchmark:
     test_split: str = "test"
     chance: float = 0.0
     """Strict accuracy of a guess among the options, in the right format."""
-    to_example: Callable[[Row], Example]
+    to_example: Callable[[Row], Example | None]
+    """None for a row that is no item, such as one without a label."""
     grammar: Grammar
     instruction: str = ""
     cue: str = "\nAnswer:"
     stop: tuple[str, ...] = ("\n",)
     """Texts that end an answer as cleanly as the end-of-sequence token does."""
     max_new_tokens: int = 16
+    macro_average: bool = False
+    """Whether metrics average over the examples' groups, all groups alike, instead of over the items."""
     version: int = 1
     """Raise it with any change of `to_example`: results of two versions never share a curve."""
 
     @property
+    def dataset(self) -> str:
+        """Where its rows come from, in words."""
+        return f"{self.path} ({self.config})" if self.config else self.path
+
+    @property
     def fingerprint(self) -> str:
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "to_example"}
+        unused = {"to_example"} if self.macro_average else {"to_example", "macro_average"}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in unused}
         return fingerprint({**values, "grammar": repr(self.grammar)})
 
     def prompt(self, example: Example, shots: Iterable[Example] = ()) -> str:
@@ -125,15 +141,16 @@ def load(benchmark: Benchmark, mirror: str | None = None) -> Rows:
     """Read a benchmark's rows from the hub, or from a folder laid out like it.
 
     Args:
-        mirror: folder that holds `<path>/<config>/<split>-*.parquet`; None reads from the hub.
+        mirror: folder that holds `<path>/<config>/<split>-*.parquet` as the hub does; a dataset without configurations
+            may keep its files in any folder of its own, such as `data`. None reads from the hub.
 
     Raises:
         BadBenchmark: the dataset cannot be had, or a row does not fit the declaration.
     """
-    test = _examples(benchmark, benchmark.test_split, mirror)
+    test = _in_turns(_examples(benchmark, benchmark.test_split, mirror))
     train = _examples(benchmark, benchmark.train_split, mirror)
-    seen = {_bare(example.question) for example in test}
-    clean = tuple(example for example in train if _bare(example.question) not in seen)
+    seen = set(map(_identity, test))
+    clean = tuple(example for example in train if _identity(example) not in seen)
     return Rows(train=clean, test=tuple(test), num_contaminated=len(train) - len(clean))
 
 
@@ -141,16 +158,18 @@ def _examples(benchmark: Benchmark, split: str, mirror: str | None) -> list[Exam
     import datasets
 
     datasets.disable_progress_bars()
-    where = f"{benchmark.path}{f' ({benchmark.config})' if benchmark.config else ''}, split {split!r}"
+    where = f"{benchmark.dataset}, split {split!r}"
     try:
         if mirror:
-            data = datasets.load_dataset(str(Path(mirror) / benchmark.path), data_dir=benchmark.config, split=split)
+            # The files are named because left to itself `datasets` counts those of a dev split to validation.
+            files = f"{benchmark.config or '**'}/{split}-*.parquet"
+            data = datasets.load_dataset(str(Path(mirror) / benchmark.path), data_files={split: files}, split=split)
         else:
             data = datasets.load_dataset(benchmark.path, benchmark.config, split=split, revision=benchmark.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         place = f"the mirror {mirror}" if mirror else "the hub"
         reason = str(error).strip().splitlines()[0]
-        raise BadBenchmark(
+        raise RowsUnavailable(
             f"Benchmark {benchmark.name!r}: {where} cannot be read from {place} ({reason}); "
             "check the name and the connection, or name a mirror that holds it."
         ) from error
@@ -163,6 +182,8 @@ def _examples(benchmark: Benchmark, split: str, mirror: str | None) -> list[Exam
                 f"Benchmark {benchmark.name!r}: row {index} of {where} does not fit the declaration "
                 f"({type(error).__name__}: {error}); it has the fields {', '.join(row)}."
             ) from error
+        if example is None:
+            continue
         problem = _problem(example)
         if problem:
             raise BadBenchmark(f"Benchmark {benchmark.name!r}: row {index} of {where} {problem}.")
@@ -182,9 +203,19 @@ def _problem(example: Example) -> str | None:
     return None
 
 
-def _bare(text: str) -> str:
-    """Fold case, white space and punctuation away."""
-    return re.sub(r"[\W_]+", "", text.casefold())
+def _identity(example: Example) -> str:
+    """Without case, white space and punctuation."""
+    return re.sub(r"[\W_]+", "", (example.identity or example.question).casefold())
+
+
+def _in_turns(examples: list[Example]) -> list[Example]:
+    """One example of every group, then another one of every group, and so on; without groups, the same order."""
+    num_before: Counter[str] = Counter()
+    turns = []
+    for example in examples:
+        turns.append((num_before[example.group], example))
+        num_before[example.group] += 1
+    return [example for _, example in sorted(turns, key=lambda turn: turn[0])]
 
 
 def _sources(folder: str | None) -> dict[str, Callable[[], Any]]:

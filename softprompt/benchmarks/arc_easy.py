@@ -6,31 +6,18 @@ Quirks: a few rows label their options 1-4 instead of A-D; they are relabelled. 
 measures position bias rather than knowledge: read it beside `arc_easy_words`.
 """
 
-from softprompt.answers import Letter
-from softprompt.benchmarks import Benchmark, Example, Row
-
-LETTERS = "ABCDE"
+from softprompt.benchmarks import Row
+from softprompt.options import Choice, Choices
 
 
-def to_example(row: Row) -> Example:
-    texts = row["choices"]["text"]
-    gold = LETTERS[row["choices"]["label"].index(row["answerKey"])]
-    options = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
-    return Example(
+def to_choice(row: Row) -> Choice:
+    return Choice(
         id=row["id"],
-        question=f"Question: {row['question']}\n{options}",
-        answer=gold,
-        golds=(gold,),
-        options=tuple(LETTERS[: len(texts)]),
+        question=f"Question: {row['question']}",
+        options=tuple(row["choices"]["text"]),
+        gold=row["choices"]["label"].index(row["answerKey"]),
     )
 
 
-BENCHMARK = Benchmark(
-    name="arc_easy",
-    path="allenai/ai2_arc",
-    config="ARC-Easy",
-    chance=0.25,
-    to_example=to_example,
-    grammar=Letter(),
-    max_new_tokens=8,
-)
+CHOICES = Choices(path="allenai/ai2_arc", config="ARC-Easy", chance=0.25, to_choice=to_choice, version=2)
+BENCHMARK = CHOICES.by_letter("arc_easy")

@@ -1,0 +1,103 @@
+"""Benchmarks whose items are questions with options: said once, asked by letter and in words."""
+
+import string
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from softprompt.answers import Letter, OptionInWords
+from softprompt.benchmarks import Benchmark, Example, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One item: a question, what its answer is chosen from, and the place of the right one."""
+
+    question: str
+    """With its label, as it stands in the prompt: 'Question: What gas do plants take in?'."""
+    options: tuple[str, ...]
+    gold: int
+    id: str = ""
+    group: str = ""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The options without line breaks, which would end an answer."""
+        return tuple(" ".join(option.split()) for option in self.options)
+
+    @property
+    def identity(self) -> str:
+        """The question with its right answer, in whatever order and beside whatever else the answer is listed. The
+        question alone would not do: 'Which of these is true?' is asked of many things."""
+        return f"{self.question} {self.lines[self.gold]}"
+
+    def by_letter(self) -> Example:
+        """The options below the question; the answer is the letter of one."""
+        letters = tuple(string.ascii_uppercase[: len(self.options)])
+        listed = [f"{letter}. {option}" for letter, option in zip(letters, self.lines, strict=True)]
+        gold = letters[self.gold]
+        return Example(
+            question="\n".join([self.question, *listed]),
+            answer=gold,
+            golds=(gold,),
+            options=letters,
+            id=self.id,
+            group=self.group,
+            identity=self.identity,
+        )
+
+    def in_words(self) -> Example:
+        """The options above the question, so that the question stands next to the answer; the answer is one's text."""
+        gold = self.lines[self.gold]
+        return Example(
+            question="\n".join(["Options:", *(f"- {option}" for option in self.lines), self.question]),
+            answer=gold,
+            golds=(gold,),
+            options=self.lines,
+            id=self.id,
+            group=self.group,
+            identity=self.identity,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """A dataset of such items. `max_new_tokens` is for answers in words; the other settings are the benchmark's."""
+
+    path: str
+    config: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    chance: float
+    to_choice: Callable[[Row], Choice]
+    max_new_tokens: int = 48
+    macro_average: bool = False
+    version: int = 1
+
+    def by_letter(self, name: str) -> Benchmark:
+        """Below about 1B parameters a letter measures position bias rather than knowledge: read it beside the words."""
+        return self._benchmark(name, lambda row: self.to_choice(row).by_letter(), Letter(), max_new_tokens=8)
+
+    def in_words(self, name: str) -> Benchmark:
+        """Its `choice_accuracy` compares the likelihoods of the options' texts."""
+        return self._benchmark(name, lambda row: self.to_choice(row).in_words(), OptionInWords(), self.max_new_tokens)
+
+    def _benchmark(
+        self,
+        name: str,
+        to_example: Callable[[Row], Example],
+        grammar: Letter | OptionInWords,
+        max_new_tokens: int,
+    ) -> Benchmark:
+        return Benchmark(
+            name=name,
+            path=self.path,
+            config=self.config,
+            train_split=self.train_split,
+            test_split=self.test_split,
+            chance=self.chance,
+            to_example=to_example,
+            grammar=grammar,
+            max_new_tokens=max_new_tokens,
+            macro_average=self.macro_average,
+            version=self.version,
+        )

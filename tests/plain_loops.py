@@ -1,0 +1,123 @@
+"""What decoding, scoring and tuning must equal: one prompt at a time, one full forward pass, no padding, no cache."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from softprompt import tune
+from softprompt.benchmarks import Benchmark, Example
+from softprompt.models import LanguageModel
+from softprompt.prompt import TOKEN, Placement, Prompt
+from softprompt.protocol import Protocol
+
+TrainingRow = tuple[Prompt, list[int]]
+
+
+def mixed_prompts(
+    model: LanguageModel, benchmark: Benchmark, protocol: Protocol, examples: Sequence[Example], name: str
+) -> tuple[list[Prompt], Tensor]:
+    """Prompts of different lengths and of both seeds, as a placement makes them, with its vectors at the start."""
+    placement = Placement(name, model, benchmark, protocol)
+    prompts = [placement.prompt(example, i % 2) for i, example in enumerate(examples)]
+    assert len({len(prompt) for prompt in prompts}) > 3
+    return prompts, placement.initial_vectors(protocol.seeds)
+
+
+def as_tokens(model: LanguageModel, prompts: Sequence[Prompt], vectors_SPD: Tensor) -> list[Prompt]:
+    """The same prompts with tokens instead of vectors, which must be embedded tokens."""
+    table_VD = model.embed(torch.arange(len(model.tokenizer)))
+    ids_SP = torch.cdist(vectors_SPD, table_VD[None]).argmin(-1).tolist()
+    return [
+        Prompt(
+            ids=[token if slot == TOKEN else ids_SP[p.seed][slot] for token, slot in zip(p.ids, p.slots, strict=True)],
+            slots=[TOKEN] * len(p),
+        )
+        for p in prompts
+    ]
+
+
+def embedded(model: LanguageModel, prompt: Prompt, vectors_SPD: Tensor, ids: Sequence[int] = ()) -> Tensor:
+    """(1, T, D) embeddings of a single prompt and of tokens behind it, position by position."""
+    embed = model.network.get_input_embeddings()
+    at_prompt = [
+        embed(torch.tensor(token)) if slot == TOKEN else vectors_SPD[prompt.seed, slot]
+        for token, slot in zip(prompt.ids, prompt.slots, strict=True)
+    ]
+    return torch.stack([*at_prompt, *(embed(torch.tensor(token)) for token in ids)])[None]
+
+
+def plain_logits(model: LanguageModel, prompt: Prompt, vectors_SPD: Tensor, ids: Sequence[int] = ()) -> Tensor:
+    """(len(ids) + 1, V) logits behind the prompt."""
+    output = model.network(inputs_embeds=embedded(model, prompt, vectors_SPD, ids), use_cache=False)
+    return output.logits[0, len(prompt) - 1 :]
+
+
+@torch.no_grad()
+def plain_output(
+    model: LanguageModel, prompt: Prompt, vectors_SPD: Tensor, stop: Sequence[str], max_new_tokens: int
+) -> tuple[str, bool]:
+    """Greedy output up to the stop, and whether it stopped."""
+    ids: list[int] = []
+    text = ""
+    for _ in range(max_new_tokens):
+        token = int(plain_logits(model, prompt, vectors_SPD, ids)[-1].argmax())
+        if token == model.tokenizer.eos_token_id:
+            return text, True
+        ids.append(token)
+        text = model.tokenizer.decode(ids, skip_special_tokens=True)
+        if any(mark in text for mark in stop):
+            return min((text.split(mark)[0] for mark in stop), key=len), True
+    return text, False
+
+
+@torch.no_grad()
+def plain_score(model: LanguageModel, prompt: Prompt, vectors_SPD: Tensor, ids: Sequence[int]) -> float:
+    """Log-likelihood of the tokens `ids` behind the prompt, in nats."""
+    log_probs = plain_logits(model, prompt, vectors_SPD, ids[:-1]).log_softmax(-1)
+    return sum(log_probs[i, token].item() for i, token in enumerate(ids))
+
+
+def training_rows(
+    model: LanguageModel, placement: Placement, examples: Sequence[Example], seeds: Sequence[int]
+) -> list[TrainingRow]:
+    return [
+        (placement.prompt(e, seed), [*model.encode(f" {e.answer}"), model.tokenizer.eos_token_id])
+        for seed in seeds
+        for e in examples
+    ]
+
+
+def gradients(
+    model: LanguageModel,
+    placement: Placement,
+    rows: Sequence[TrainingRow],
+    protocol: Protocol,
+    micro_batch: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """(S, P, D) gradients and (S,) losses, as the tuning computes them."""
+    seeds = [tune.SeedVectors(v, placement.num_front) for v in placement.initial_vectors(protocol.seeds)]
+    losses_S = tune._backward(model, rows, seeds, micro_batch)
+    return torch.stack(
+        [torch.cat([p.grad for p in seed.parameters() if p.grad is not None]) for seed in seeds]
+    ), losses_S
+
+
+def plain_gradients(
+    model: LanguageModel, placement: Placement, rows: Sequence[TrainingRow], protocol: Protocol
+) -> tuple[Tensor, Tensor]:
+    """The same by a loop. The loss is the mean over a seed's answer tokens, terminator included."""
+    vectors_SPD = placement.initial_vectors(protocol.seeds).requires_grad_()
+    losses = []
+    for seed in range(len(protocol.seeds)):
+        own = [(prompt, ids) for prompt, ids in rows if prompt.seed == seed]
+        sums = [
+            torch.nn.functional.cross_entropy(
+                plain_logits(model, prompt, vectors_SPD, ids[:-1]), torch.tensor(ids), reduction="sum"
+            )
+            for prompt, ids in own
+        ]
+        losses.append(torch.stack(sums).sum() / sum(len(ids) for _, ids in own))
+    torch.autograd.backward(losses)
+    assert vectors_SPD.grad is not None
+    return vectors_SPD.grad, torch.stack(losses).detach()

@@ -1,0 +1,145 @@
+"""Every architecture against plain loops: tiny models with random weights, on the tiny checkpoint's tokenizer.
+
+What the families differ in: where positions come from (rotary, learned, ALiBi, none), sliding windows, scaled
+embeddings, experts, narrow embeddings, a state instead of keys and values.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from plain_loops import (
+    as_tokens,
+    gradients,
+    mixed_prompts,
+    plain_gradients,
+    plain_output,
+    plain_score,
+    training_rows,
+)
+from transformers import AutoTokenizer, PreTrainedConfig
+
+from softprompt.benchmarks import Benchmark, Rows
+from softprompt.decode import answer
+from softprompt.models import LanguageModel
+from softprompt.prompt import Placement, embed_prompts
+from softprompt.protocol import Protocol
+
+NARROW: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SHAPE = {**NARROW, "intermediate_size": 48, "num_key_value_heads": 2}
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4}
+SLIDING = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+"""A window shorter than every prompt."""
+LINEAR = {"layer_types": ["linear_attention", "full_attention"]}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+
+CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
+    "llama": lambda **c: transformers.LlamaConfig(**SHAPE, **c),
+    "mistral": lambda **c: transformers.MistralConfig(**SHAPE, sliding_window=16, **c),
+    "qwen2": lambda **c: transformers.Qwen2Config(**SHAPE, **c),
+    "qwen3": lambda **c: transformers.Qwen3Config(**SHAPE, head_dim=8, **c),
+    "gemma": lambda **c: transformers.GemmaConfig(**SHAPE, head_dim=8, **c),
+    "gemma2": lambda **c: transformers.Gemma2Config(**SHAPE, **SLIDING, head_dim=8, **c),
+    "gemma3": lambda **c: transformers.Gemma3TextConfig(**SHAPE, **SLIDING, head_dim=8, **c),
+    "olmo2": lambda **c: transformers.Olmo2Config(**SHAPE, **c),
+    "olmo3": lambda **c: transformers.Olmo3Config(**SHAPE, **SLIDING, **c),
+    "phi3": lambda **c: transformers.Phi3Config(**SHAPE, **c),
+    "cohere": lambda **c: transformers.CohereConfig(**SHAPE, **c),
+    "gpt2": lambda **c: transformers.GPT2Config(**GPT, **c),
+    "gptj": lambda **c: transformers.GPTJConfig(**GPT, rotary_dim=4, **c),
+    "gpt_neox": lambda **c: transformers.GPTNeoXConfig(**NARROW, intermediate_size=48, **c),
+    "opt": lambda **c: transformers.OPTConfig(**NARROW, ffn_dim=48, word_embed_proj_dim=16, **c),  # as OPT-350M
+    "falcon": lambda **c: transformers.FalconConfig(**NARROW, **c),
+    "falcon_alibi": lambda **c: transformers.FalconConfig(**NARROW, alibi=True, **c),
+    "bloom": lambda **c: transformers.BloomConfig(hidden_size=32, n_layer=2, n_head=4, **c),
+    "mpt": lambda **c: transformers.MptConfig(d_model=32, n_layers=2, n_heads=4, **c),
+    "mixtral": lambda **c: transformers.MixtralConfig(**SHAPE, num_local_experts=4, **c),
+    "gpt_oss": lambda **c: transformers.GptOssConfig(**SHAPE, **SLIDING, head_dim=8, num_local_experts=4, **c),
+    "deepseek_v3": lambda **c: transformers.DeepseekV3Config(
+        **{**SHAPE, **EXPERTS, "num_key_value_heads": 4},
+        **{"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+        **{"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8},
+        **c,
+    ),
+    "mamba": lambda **c: transformers.MambaConfig(hidden_size=32, state_size=8, num_hidden_layers=2, **c),
+    "mamba2": lambda **c: transformers.Mamba2Config(
+        hidden_size=32, state_size=8, num_hidden_layers=2, num_heads=8, head_dim=8, n_groups=1, **c
+    ),
+    "jamba": lambda **c: transformers.JambaConfig(
+        **SHAPE, attn_layer_offset=1, attn_layer_period=2, num_experts=2, **c
+    ),
+    "qwen3_next": lambda **c: transformers.Qwen3NextConfig(
+        **{**SHAPE, **LINEAR, **EXPERTS, "head_dim": 8, "num_experts": 4, "shared_expert_intermediate_size": 16},
+        **{"linear_num_key_heads": 2, "linear_num_value_heads": 4},
+        **{"linear_key_head_dim": 8, "linear_value_head_dim": 8},
+        **c,
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> LanguageModel:
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
+    config = CONFIGS[request.param](vocab_size=len(tokenizer), initializer_range=0.3, **special)
+    network = transformers.AutoModelForCausalLM.from_config(config)
+    return LanguageModel(network.eval().requires_grad_(False), tokenizer)
+
+
+PLACEMENTS = pytest.mark.parametrize("placement", ["cue", "prefix"])
+
+
+@PLACEMENTS
+def test_together_or_alone_prompts_get_the_same_outputs_and_scores(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
+) -> None:
+    if model.is_recurrent:
+        pytest.xfail("decoding selects rows of keys and values only, not of states")
+    prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.train[::4], placement)
+    candidates = [[model.encode("a"), model.encode(f" {example.answer}")] for example in rows.train[::4]]
+    assert {len(ids) for found in candidates for ids in found} == {1, 3, 5}
+    generations, scores = answer(
+        model, prompts, vectors_SPD, stop=("\n", "e"), max_new_tokens=6, candidates=candidates, micro_batch=8
+    )
+    outputs = [plain_output(model, prompt, vectors_SPD, ("\n", "e"), 6) for prompt in prompts]
+    assert [(generation.text, generation.stopped) for generation in generations] == outputs
+    expected = [
+        [plain_score(model, p, vectors_SPD, ids) for ids in own] for p, own in zip(prompts, candidates, strict=True)
+    ]
+    np.testing.assert_allclose(scores, expected, atol=1e-3)
+
+
+@PLACEMENTS
+def test_vectors_that_are_embedded_tokens_act_as_those_tokens(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
+) -> None:
+    """Whatever the network does to its embeddings: scale, project, add positions."""
+    prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.train[::4], placement)
+    for soft, hard in zip(prompts, as_tokens(model, prompts, vectors_SPD), strict=True):
+        mask_BT = torch.ones(1, len(soft), dtype=torch.long)
+        embeds_BTD, _, _ = embed_prompts(model, [soft], vectors_SPD)
+        logits_B1V, _ = model.forward(inputs_embeds=embeds_BTD, mask_BT=mask_BT, num_logits=1)
+        expected_BTV = model.network(input_ids=torch.tensor([hard.ids]), use_cache=False).logits
+        torch.testing.assert_close(logits_B1V[:, -1], expected_BTV[:, -1], rtol=1e-4, atol=1e-4)
+
+
+@PLACEMENTS
+def test_gradients_equal_those_of_a_plain_loop(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
+) -> None:
+    if model.is_recurrent and placement == "cue":
+        pytest.xfail("the tuning continues a cache, and a state that goes on leaves no gradient behind")
+    where = Placement(placement, model, toy_benchmark, quick_protocol)
+    batch = training_rows(model, where, rows.train[::7], seeds=(0, 1))
+    assert len({len(prompt) for prompt, _ in batch}) > 1
+    found_SPD, losses_S = gradients(model, where, batch, quick_protocol)
+    expected_SPD, expected_S = plain_gradients(model, where, batch, quick_protocol)
+    torch.testing.assert_close(losses_S, expected_S, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found_SPD, expected_SPD, rtol=1e-3, atol=1e-5)
+    assert found_SPD.abs().max() > 1e-4
