@@ -90,7 +90,7 @@ def _generate(
         if not kept:
             break
         if len(kept) < len(running):
-            cache.batch_select_indices(torch.tensor(kept, device=model.device))
+            cache.reorder_cache(torch.tensor(kept, device=model.device))
             mask_BT = mask_BT[kept]
             running = [running[place] for place in kept]
         last_B1 = torch.tensor([[tokens[row][-1]] for row in running], device=model.device)
@@ -137,6 +137,13 @@ def _score(
 def select_rows(cache: Any, rows: Tensor) -> Any:
     """A cache that holds the given rows of `cache`, which stays as it is."""
     chosen = copy.copy(cache)
-    chosen.layers = [copy.copy(layer) for layer in cache.layers]
-    chosen.batch_select_indices(rows)
+    chosen.layers = [_own(layer) for layer in cache.layers]
+    chosen.reorder_cache(rows)
     return chosen
+
+
+def _own(layer: Any) -> Any:
+    """A copy whose states can be exchanged; recurrent layers (Mamba) keep theirs in dictionaries."""
+    own = copy.copy(layer)
+    vars(own).update({name: dict(value) for name, value in vars(layer).items() if isinstance(value, dict)})
+    return own

@@ -269,6 +269,7 @@ class Evaluation:
                     choice_correct=None if chosen is None else grammar.is_right(chosen, item),
                     gold_bits=-found[answers_of[item.id].index(item.answer)] / math.log(2) if found else None,
                     gold_bytes=len(item.answer.encode()) if found else None,
+                    group=item.group if self.benchmark.macro_average else "",
                 )
             )
         return outcomes

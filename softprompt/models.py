@@ -60,12 +60,6 @@ class LanguageModel:
         """Names of the arguments that the network's `forward` takes."""
         return frozenset(inspect.signature(self.network.forward).parameters)
 
-    @property
-    def can_share(self) -> bool:
-        """Whether keys and values of a prompt's beginning can be kept and continued: the network has nothing but
-        attention, no recurrent state."""
-        return not getattr(self.network, "_is_stateful", False)
-
     @functools.cached_property
     def is_recurrent(self) -> bool:
         """Whether some layers keep the past as a state (Mamba, gated delta rule) rather than as keys and values.

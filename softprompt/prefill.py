@@ -18,8 +18,8 @@ from softprompt.models import LanguageModel
 from softprompt.prompt import TOKEN, Prompt
 
 Head = tuple[int, ...]
-KeysAndValues = list[Tensor]
-"""By layer: (2, H, T, K) of one head, no padding."""
+KeysAndValues = list[tuple[Tensor, Tensor]]
+"""By layer: keys and values of one head, (H, T, K) each, no padding."""
 
 SHARE_OF_MEMORY = 0.25
 """Of what is free on the model's device when a job starts, at most so much holds keys and values of heads."""
@@ -48,10 +48,11 @@ class Prefill:
         self.num_bytes = 0
 
     def batch(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> Batch:
-        """Gradients flow to `vectors_SPD`, never into a head."""
+        """Gradients flow to `vectors_SPD`, never into a head. Prompts of a recurrent model, whose state cannot be
+        continued by many tokens at once, are read whole."""
         tails = list(prompts)
         heads: list[Head] = []
-        if self.model.can_share and any(prompt.num_head for prompt in prompts):
+        if not self.model.is_recurrent and any(prompt.num_head for prompt in prompts):
             heads, tails = [prompt.head for prompt in prompts], [prompt.tail for prompt in prompts]
         embeds_BTD, mask_BT = self._embed(tails, vectors_SPD)
         if not heads:
@@ -74,13 +75,10 @@ class Prefill:
         """A cache of one row for each head, left-padded."""
         found = self._keys_and_values(heads)
         length = max(map(len, heads))
-        by_layer = []
-        for layers in zip(*(found[head] for head in heads), strict=True):
-            num_kv, num_heads, _, width = layers[0].shape
-            padded_2BHTK = layers[0].new_zeros(num_kv, len(heads), num_heads, length, width)
-            for row, kv_2HTK in enumerate(layers):
-                padded_2BHTK[:, row, :, length - kv_2HTK.shape[2] :] = kv_2HTK
-            by_layer.append((padded_2BHTK[0], padded_2BHTK[1]))
+        by_layer = [
+            tuple(_left_padded(rows, length) for rows in zip(*layers, strict=True))
+            for layers in zip(*(found[head] for head in heads), strict=True)
+        ]
         return DynamicCache(by_layer)
 
     @torch.no_grad()
@@ -102,7 +100,7 @@ class Prefill:
             )
             for row, head in enumerate(missing):
                 found[head] = [
-                    torch.stack([layer.keys[row, :, -len(head) :], layer.values[row, :, -len(head) :]])
+                    (layer.keys[row, :, -len(head) :].clone(), layer.values[row, :, -len(head) :].clone())
                     for layer in cache.layers
                 ]
                 self._keep(head, found[head])
@@ -110,16 +108,29 @@ class Prefill:
 
     def _keep(self, head: Head, kv: KeysAndValues) -> None:
         self._kept[head] = kv
-        self.num_bytes += sum(layer.nbytes for layer in kv)
+        self.num_bytes += _num_bytes(kv)
         while self.num_bytes > self.max_bytes:
             _, dropped = self._kept.popitem(last=False)
-            self.num_bytes -= sum(layer.nbytes for layer in dropped)
+            self.num_bytes -= _num_bytes(dropped)
 
     def _padded(self, rows: Iterable[Sequence[int]], filling: int) -> Tensor:
         """(B, T) integers, shorter rows filled up on the left."""
         rows = list(rows)
         length = max(map(len, rows))
         return torch.tensor([[filling] * (length - len(row)) + list(row) for row in rows], device=self.model.device)
+
+
+def _left_padded(rows_HTK: Sequence[Tensor], length: int) -> Tensor:
+    """(B, H, T, K), zeros in front of the shorter rows."""
+    num_heads, _, width = rows_HTK[0].shape
+    padded_BHTK = rows_HTK[0].new_zeros(len(rows_HTK), num_heads, length, width)
+    for row, kv_HTK in enumerate(rows_HTK):
+        padded_BHTK[row, :, length - kv_HTK.shape[1] :] = kv_HTK
+    return padded_BHTK
+
+
+def _num_bytes(kv: KeysAndValues) -> int:
+    return sum(keys.nbytes + values.nbytes for keys, values in kv)
 
 
 def _free_bytes(device: torch.device) -> int:

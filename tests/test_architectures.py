@@ -26,7 +26,8 @@ from transformers import AutoTokenizer, PreTrainedConfig
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.decode import answer
 from softprompt.models import LanguageModel
-from softprompt.prompt import Placement, embed_prompts
+from softprompt.prefill import Prefill
+from softprompt.prompt import Placement
 from softprompt.protocol import Protocol
 
 NARROW: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -99,13 +100,11 @@ PLACEMENTS = pytest.mark.parametrize("placement", ["cue", "prefix"])
 def test_together_or_alone_prompts_get_the_same_outputs_and_scores(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
 ) -> None:
-    if model.is_recurrent:
-        pytest.xfail("decoding selects rows of keys and values only, not of states")
     prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.train[::4], placement)
     candidates = [[model.encode("a"), model.encode(f" {example.answer}")] for example in rows.train[::4]]
     assert {len(ids) for found in candidates for ids in found} == {1, 3, 5}
     generations, scores = answer(
-        model, prompts, vectors_SPD, stop=("\n", "e"), max_new_tokens=6, candidates=candidates, micro_batch=8
+        Prefill(model), prompts, vectors_SPD, stop=("\n", "e"), max_new_tokens=6, candidates=candidates, micro_batch=8
     )
     outputs = [plain_output(model, prompt, vectors_SPD, ("\n", "e"), 6) for prompt in prompts]
     assert [(generation.text, generation.stopped) for generation in generations] == outputs
@@ -122,9 +121,10 @@ def test_vectors_that_are_embedded_tokens_act_as_those_tokens(
     """Whatever the network does to its embeddings: scale, project, add positions."""
     prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.train[::4], placement)
     for soft, hard in zip(prompts, as_tokens(model, prompts, vectors_SPD), strict=True):
-        mask_BT = torch.ones(1, len(soft), dtype=torch.long)
-        embeds_BTD, _, _ = embed_prompts(model, [soft], vectors_SPD)
-        logits_B1V, _ = model.forward(inputs_embeds=embeds_BTD, mask_BT=mask_BT, num_logits=1)
+        batch = Prefill(model).batch([soft], vectors_SPD)
+        logits_B1V, _ = model.forward(
+            inputs_embeds=batch.embeds_BTD, mask_BT=batch.mask_BT, cache=batch.cache, num_logits=1
+        )
         expected_BTV = model.network(input_ids=torch.tensor([hard.ids]), use_cache=False).logits
         torch.testing.assert_close(logits_B1V[:, -1], expected_BTV[:, -1], rtol=1e-4, atol=1e-4)
 
@@ -133,8 +133,6 @@ def test_vectors_that_are_embedded_tokens_act_as_those_tokens(
 def test_gradients_equal_those_of_a_plain_loop(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
 ) -> None:
-    if model.is_recurrent and placement == "cue":
-        pytest.xfail("the tuning continues a cache, and a state that goes on leaves no gradient behind")
     where = Placement(placement, model, toy_benchmark, quick_protocol)
     batch = training_rows(model, where, rows.train[::7], seeds=(0, 1))
     assert len({len(prompt) for prompt, _ in batch}) > 1

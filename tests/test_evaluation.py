@@ -125,6 +125,16 @@ def test_a_result_on_a_single_item_can_be_saved(
     json.loads((tmp_path / "result.json").read_text(), parse_constant=pytest.fail)
 
 
+def test_a_benchmark_may_average_over_groups(
+    run: Callable[..., Result], toy_benchmark: Benchmark, rows: Rows, tmp_path: Path
+) -> None:
+    grouped = replace(rows, test=tuple(replace(e, group="N" if "No" in e.question else "other") for e in rows.test))
+    macro = run(benchmark=replace(toy_benchmark, macro_average=True), rows=grouped)
+    assert {outcome.group for outcome in macro.outcomes} == {"N", "other"}
+    assert Result.load(macro.save(tmp_path)).outcomes == macro.outcomes
+    assert {outcome.group for outcome in run(rows=grouped).outcomes} == {""}
+
+
 # What a result must not depend on
 
 
