@@ -30,7 +30,7 @@ BOS, EOS = "<s>", "</s>"
 NUM_LAYERS = 2
 ROWS, POSITIONS = 16, 64
 STEPS_A_TURN = 10
-PEAK_RATE, NUM_WARMUP_STEPS = 6e-3, 20
+PEAK_RATE, NUM_WARMUP_STEPS = 5e-3, 20
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,8 @@ class Variant:
                 pad_token_id=None,
             )
         )
-        matrices = [p for p in self.network.parameters() if p.ndim > 1]
-        vectors = [p for p in self.network.parameters() if p.ndim == 1]
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
-            lr=PEAK_RATE,
-            betas=(0.9, 0.95),
-            fused=True,
+            self.network.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True
         )
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
         self.tokens = self._tokens()
