@@ -24,6 +24,11 @@ class Asked:
         return self.question + self.cue
 
 
+def cue_of(benchmark: Benchmark, *, chat: bool = False) -> str:
+    """What stands between a question and its answer."""
+    return benchmark.cue.lstrip() if chat else benchmark.cue
+
+
 def ask(
     model: LanguageModel, benchmark: Benchmark, example: Example, shots: Iterable[Example] = (), *, chat: bool = False
 ) -> Asked:
@@ -32,14 +37,22 @@ def ask(
     Raises:
         BadCheckpoint: `chat` is asked of a tokenizer that has no chat template.
     """
-    question = benchmark.prompt(example, shots).removesuffix(benchmark.cue)
+    question = benchmark.question(example, shots)
+    if chat:
+        question = _rendered(model, [{"role": "user", "content": question}])
+    return Asked(question, cue_of(benchmark, chat=chat))
+
+
+def answer_ids(model: LanguageModel, benchmark: Benchmark, example: Example, text: str, *, chat: bool) -> list[int]:
+    """Tokens of `text` as the answer to `example`."""
+    return model.continuation(ask(model, benchmark, example, chat=chat).prompt, f" {text}")
+
+
+def terminator_id(model: LanguageModel, *, chat: bool = False) -> int:
+    """The token that tuned answers end with: what ends the assistant's turn in the template, if it also ends an answer;
+    else the model's own."""
     if not chat:
-        return Asked(question, benchmark.cue)
-    return Asked(_rendered(model, [{"role": "user", "content": question}]), benchmark.cue.lstrip())
-
-
-def turn_end_id(model: LanguageModel) -> int:
-    """The token that ends the assistant's turn in the template, if it also ends an answer; else the model's own."""
+        return model.terminator_id
     turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
     behind = _rendered(model, turns, answered=True).rpartition("!")[2]
     return next((token for token in model.encode(behind) if token in model.eos_ids), model.terminator_id)

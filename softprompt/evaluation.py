@@ -15,6 +15,7 @@ from torch import Tensor
 from softprompt import benchmarks, processes
 from softprompt.benchmarks import Benchmark, Example, Rows
 from softprompt.cache import Cache
+from softprompt.chat import answer_ids, ask
 from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.decode import answer
 from softprompt.errors import BadBenchmark
@@ -146,7 +147,7 @@ class Evaluation:
 
     def plain(self, condition: str, shots: Sequence[Example] = ()) -> list[Outcome]:
         """A condition without vectors."""
-        prompts = plain_prompts(self.model, self.benchmark, self.test, shots)
+        prompts = plain_prompts(self.model, self.benchmark, self.test, shots, chat=self.protocol.chat)
         return self._outcomes(condition, prompts, None, self.test, with_scores=True)
 
     def soft_prompt(
@@ -190,7 +191,11 @@ class Evaluation:
         limit = self.model.context_length
         if limit is None:
             return
-        prompt, num_front = self.benchmark.prompt, self.protocol.num_vectors
+        num_front = self.protocol.num_vectors
+
+        def prompt(example: Example, shots: Sequence[Example] = ()) -> str:
+            return ask(self.model, self.benchmark, example, shots, chat=self.protocol.chat).prompt
+
         asked = [(e, prompt(e), self.benchmark.max_new_tokens + num_front) for e in self.test]
         shown = [(e, prompt(e, shots), self.benchmark.max_new_tokens) for e in self.test if shots]
         learned = [(e, f"{prompt(e)} {e.answer}", 1 + num_front) for e in train]
@@ -234,7 +239,9 @@ class Evaluation:
         items = [examples[i % len(examples)] for i in range(len(prompts))]
         answers_of = {e.id: [*e.options, *([] if e.answer in e.options else [e.answer])] for e in examples}
         ids_of = {
-            e.id: [self.model.continuation(self.benchmark.prompt(e), f" {text}") for text in answers_of[e.id]]
+            e.id: [
+                answer_ids(self.model, self.benchmark, e, text, chat=self.protocol.chat) for text in answers_of[e.id]
+            ]
             for e in examples
             if with_scores
         }

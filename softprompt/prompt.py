@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from softprompt.benchmarks import Benchmark, Example
+from softprompt.chat import ask, cue_of
 from softprompt.errors import BadBenchmark
 from softprompt.models import LanguageModel
 from softprompt.protocol import Protocol
@@ -52,10 +53,11 @@ class Placement:
     """
 
     def __init__(self, name: str, model: LanguageModel, benchmark: Benchmark, protocol: Protocol) -> None:
-        self.model, self.benchmark = model, benchmark
+        self.model, self.benchmark, self.chat = model, benchmark, protocol.chat
         self.num_front = protocol.num_vectors if name in ("prefix", "both") else 0
         self.front_text = protocol.prefix_text
-        self.cue_ids = model.encode(protocol.cue_text or benchmark.cue) if name in ("cue", "both") else []
+        cue = protocol.cue_text or cue_of(benchmark, chat=protocol.chat)
+        self.cue_ids = model.encode(cue) if name in ("cue", "both") else []
         if name in ("cue", "both") and not self.cue_ids:
             raise BadBenchmark(
                 f"Benchmark {benchmark.name!r} has no cue that vectors could replace; set cue_text, or use the "
@@ -63,10 +65,8 @@ class Placement:
             )
 
     def prompt(self, example: Example, seed: int) -> Prompt:
-        if self.cue_ids:
-            text_ids = self.model.encode(self.benchmark.question(example))
-        else:
-            text_ids = self.model.encode(self.benchmark.prompt(example))
+        asked = ask(self.model, self.benchmark, example, chat=self.chat)
+        text_ids = self.model.encode(asked.question if self.cue_ids else asked.prompt)
         bos, front, num_back = self.model.bos_ids, self.num_front, len(self.cue_ids)
         return Prompt(
             ids=[*bos, *[0] * front, *text_ids, *[0] * num_back],
@@ -100,15 +100,21 @@ def plain_prompt(model: LanguageModel, text: str) -> Prompt:
 
 
 def plain_prompts(
-    model: LanguageModel, benchmark: Benchmark, examples: Sequence[Example], shots: Sequence[Example] = ()
+    model: LanguageModel,
+    benchmark: Benchmark,
+    examples: Sequence[Example],
+    shots: Sequence[Example] = (),
+    *,
+    chat: bool = False,
 ) -> list[Prompt]:
     """Prompts without vectors. Their heads are the question, as in `cue`, or the solved examples in front of it, as far
     as prompt and head agree token for token: a text's tokens depend on what follows it."""
-    prompts = [plain_prompt(model, benchmark.prompt(example, shots)) for example in examples]
+    asked = [ask(model, benchmark, example, shots, chat=chat) for example in examples]
+    prompts = [plain_prompt(model, one.prompt) for one in asked]
     if shots:
         num_common = min(_num_common(prompts[0].ids, prompt.ids) for prompt in prompts)
         return [replace(prompt, num_head=num_common) for prompt in prompts]
-    heads = [plain_prompt(model, benchmark.question(example)).ids for example in examples]
+    heads = [plain_prompt(model, one.question).ids for one in asked]
     return [
         replace(prompt, num_head=len(head)) if _num_common(prompt.ids, head) == len(head) else prompt
         for prompt, head in zip(prompts, heads, strict=True)

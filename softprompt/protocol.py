@@ -56,6 +56,8 @@ class Protocol(FromDict):
     num_test: int | None = None
     """First so many items of the test split; None for all."""
     num_shots: int = 3
+    chat: bool = False
+    """Ask through the tokenizer's chat template, for post-trained models."""
     seeds: tuple[int, ...] = (0, 1, 2)
     prefix_rate: float = 1.0
     """Peak learning rate of the vectors in front, in units of the embedding rows' RMS."""

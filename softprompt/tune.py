@@ -14,6 +14,7 @@ from torch import Tensor
 
 from softprompt import processes
 from softprompt.benchmarks import Benchmark, Example
+from softprompt.chat import answer_ids, terminator_id
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import Protocol
@@ -60,7 +61,8 @@ def tune(
         weight_decay=0.0,
     )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, protocol))
-    answers = [[*model.continuation(benchmark.prompt(e), f" {e.answer}"), model.terminator_id] for e in examples]
+    end, chat = terminator_id(model, chat=protocol.chat), protocol.chat
+    answers = [[*answer_ids(model, benchmark, e, e.answer, chat=chat), end] for e in examples]
     prompts = [[placement.prompt(e, seed) for e in examples] for seed in range(len(seeds))]
     diverged: set[int] = set()
 

@@ -1,15 +1,18 @@
 """Questions through a chat template, on the tiny checkpoint's tokenizer."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from softprompt.benchmarks import Benchmark, Rows
-from softprompt.chat import ask, turn_end_id
+from softprompt.chat import ask, terminator_id
 from softprompt.checkpoints import open_checkpoint
 from softprompt.errors import BadCheckpoint
+from softprompt.evaluation import evaluate
 from softprompt.models import LanguageModel, load_model
-from softprompt.protocol import Resources
+from softprompt.protocol import Protocol, Resources
 
 TURNS = (
     "{% for turn in messages %}[{{ turn.role }}]\n{{ turn.content }}</s>\n{% endfor %}"
@@ -71,9 +74,32 @@ def test_a_turn_ends_as_its_template_says_if_that_ends_an_answer(
     ends = [tokenizer.eos_token_id, tokenizer.bos_token_id]
     monkeypatch.setattr(model.network.generation_config, "eos_token_id", ends)
     tokenizer.chat_template = TURNS.replace("</s>", mark)
-    assert turn_end_id(model) == tokenizer.convert_tokens_to_ids(expected)
+    assert terminator_id(model, chat=True) == tokenizer.convert_tokens_to_ids(expected)
 
 
 def test_a_tokenizer_without_a_template_is_named(model: LanguageModel, toy_benchmark: Benchmark, rows: Rows) -> None:
     with pytest.raises(BadCheckpoint, match=r"step-100 has no chat template; set chat = false"):
         ask(model, toy_benchmark, rows.test[0], chat=True)
+
+
+def test_a_chat_model_is_tuned_and_evaluated_through_its_template(
+    model: LanguageModel,
+    tiny_checkpoint: Path,
+    toy_benchmark: Benchmark,
+    rows: Rows,
+    quick_protocol: Protocol,
+    tmp_path: Path,
+) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "chat"))
+    model.tokenizer.chat_template = TURNS
+    model.tokenizer.save_pretrained(folder)
+    cpu = Resources(device="cpu")
+    chat, plain = (
+        evaluate(str(folder), toy_benchmark, replace(quick_protocol, chat=chat), resources=cpu, rows=rows)
+        for chat in (True, False)
+    )
+    outputs = [[o.output for o in result.outcomes if o.condition == "zero_shot"] for result in (chat, plain)]
+    assert outputs[0] != outputs[1]
+    assert chat.protocol.fingerprint != plain.protocol.fingerprint
+    assert chat.curves["cue"][0].metrics["accuracy"] == chat.metrics["zero_shot"]["accuracy"]
+    assert chat.curves["cue"][-1].loss < chat.curves["cue"][0].loss

@@ -20,6 +20,7 @@ CHANGES: dict[str, Any] = {
     "num_train": 320,
     "num_test": 100,
     "num_shots": 0,
+    "chat": True,
     "seeds": (0, 1),
     "prefix_rate": 0.5,
     "cue_rate": 0.5,

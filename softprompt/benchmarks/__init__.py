@@ -87,9 +87,9 @@ class Benchmark:
         head = [self.instruction] if self.instruction else []
         return "\n\n".join([*head, *solved, example.question + self.cue])
 
-    def question(self, example: Example) -> str:
+    def question(self, example: Example, shots: Iterable[Example] = ()) -> str:
         """The prompt without its cue: what stands before vectors that replace the cue."""
-        return self.prompt(example).removesuffix(self.cue)
+        return self.prompt(example, shots).removesuffix(self.cue)
 
 
 @dataclass(frozen=True)
