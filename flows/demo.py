@@ -43,13 +43,13 @@ def run_demo(folder: Path, seed: int) -> None:
         pretraining.terminate()
     if pretraining.returncode:
         raise SoftPromptError(f"Pre-training failed with exit code {pretraining.returncode}; {log} says why.")
-    look(study)
+    look(study, wait_for_others=True)
     conclude(study)
 
 
-def look(study: Path) -> None:
+def look(study: Path, wait_for_others: bool = False) -> None:
     """One run of the watcher."""
-    if watch_checkpoints(str(study), return_state=True).is_failed():
+    if watch_checkpoints(str(study), wait_for_others=wait_for_others, return_state=True).is_failed():
         screen.print("[yellow]Some evaluations failed; see the log above. The others go on.[/]")
 
 

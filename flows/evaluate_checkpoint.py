@@ -17,16 +17,22 @@ from tasks.evaluation import evaluate_benchmark
     flow_run_name="{checkpoint}",
     task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]  # its own generics do not fit
 )
-def evaluate_checkpoint(study: str, checkpoint: str, retry_failed: bool = True) -> list[State[Any]]:
+def evaluate_checkpoint(
+    study: str, checkpoint: str, retry_failed: bool = True, wait_for_others: bool = True
+) -> list[State[Any]]:
     """Tune and evaluate one checkpoint on the benchmarks that are not done yet; one's failure leaves the others.
 
     Args:
         study: path of the study's TOML file.
         checkpoint: path or URL of a checkpoint in the Hugging Face layout.
         retry_failed: try benchmarks again that failed for a reason that does not pass by itself.
+        wait_for_others: wait for benchmarks that another run is evaluating, and take them over if it dies; otherwise
+            leave them to it.
     """
     declared = Study.read(study)
     jobs = find_jobs(declared, checkpoint, retry_failed=retry_failed)
-    futures = evaluate_benchmark.map(unmapped(declared), jobs)
+    futures = evaluate_benchmark.map(
+        unmapped(declared), jobs, retry_failed=retry_failed, wait_for_others=wait_for_others
+    )
     wait(futures)
     return [future.state for future in futures]

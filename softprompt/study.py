@@ -35,6 +35,8 @@ class Study:
     """Where to read the tokenizer from, if the checkpoints lack one."""
     home: str = ".softprompt"
     """Folder for what this machine keeps: computed results not logged yet, the report, the default store."""
+    lease_s: int = 180
+    """Seconds after which another process takes over the job of one that died."""
     protocol: Protocol
     resources: Resources
 
@@ -73,12 +75,14 @@ class Study:
                 else f"The study lacks the settings {missing}."
             )
         values = {"home": cls.home, **values}
-        for name in settings - {"benchmarks", "protocol", "resources"}:
+        for name in settings - {"benchmarks", "protocol", "resources", "lease_s"}:
             require(isinstance(values.get(name, ""), str), name, values.get(name), "text")
         names = values["benchmarks"]
         require(
             isinstance(names, list) and all(isinstance(n, str) for n in names), "benchmarks", names, "a list of names"
         )
+        lease_s = values.get("lease_s", cls.lease_s)
+        require(type(lease_s) is int and lease_s >= 1, "lease_s", lease_s, "a whole number of seconds of at least 1")
         for name in PATHS:
             place = values.get(name)
             if place and "://" not in place and (name != "tokenizer" or (folder / place).exists()):

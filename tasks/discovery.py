@@ -17,7 +17,7 @@ def find_pending(study: Study, tried: frozenset[str] = frozenset()) -> list[Chec
     found = discover(study.bucket, study.layout)
     for error in found.rejected.values():
         logger.warning("Passed over: %s", error)
-    finished = Tracker(study).finished()
+    finished = Tracker(study).ledger.finished()
     pending = [c for c in found.checkpoints if any(job.key not in finished for job in jobs_of(study, c))]
     logger.info(
         "%d checkpoints in %s, %d with work to do, %d passed over",
@@ -34,7 +34,7 @@ def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job
     """The unfinished jobs of the checkpoint at `uri`, and, if asked for, those that failed before."""
     logger = get_run_logger()
     checkpoint = locate(study, uri)
-    finished = Tracker(study).finished()
+    finished = Tracker(study).ledger.finished_of(checkpoint)
     skip = {key for key, job in finished.items() if job.status == "done" or not retry_failed}
     jobs = jobs_of(study, checkpoint)
     pending = [job for job in jobs if job.key not in skip]

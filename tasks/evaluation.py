@@ -1,13 +1,19 @@
-"""One job: tune, evaluate, log."""
+"""One job: claim, tune, evaluate, log."""
 
+import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from softprompt.errors import SoftPromptError
 from softprompt.result import RESULT_FILE, Job
 from softprompt.study import Study
+from tasks.claims import claimed
 from tasks.retries import is_retryable
 from tasks.tracking import Tracker, temporary_folder
 
@@ -19,20 +25,40 @@ from tasks.tracking import Tracker, temporary_folder
     retry_delay_seconds=[10, 60],
     retry_condition_fn=is_retryable,
 )
-def evaluate_benchmark(study: Study, job: Job) -> str:
-    """Evaluate a job and log it; returns its key. A result that was computed but not logged, because the process died
-    or MLflow was away, is logged without being computed again."""
+def evaluate_benchmark(study: Study, job: Job, retry_failed: bool = True, wait_for_others: bool = True) -> State[Any]:
+    """Evaluate a job and log it, unless another process does, or did meanwhile. A job that another is at work on is
+    left to it, or waited for: until its result is there, or its claim has ended and this process takes
+    over."""
     tracker = Tracker(study)
+    with claimed(tracker.store, job.key, patience_s=math.inf if wait_for_others else 0) as is_mine:
+        if not is_mine:
+            return Completed(name="Left", message=f"Another process evaluates {job.checkpoint.name}.")
+        if is_finished(tracker, job, retry_failed):
+            return Completed(name="Done before", message=f"Another process evaluated {job.checkpoint.name}.")
+        evaluate_and_log(tracker, job)
+    return Completed(name="Done")
+
+
+def evaluate_and_log(tracker: Tracker, job: Job) -> None:
+    """A result that was computed but not logged, because the process died or MLflow was away, is logged without being
+    computed again. If another process was faster, because this one lost its claim meanwhile, its result stands."""
     folder = tracker.results_folder / job.key
     if not (folder / RESULT_FILE).exists():
         try:
-            compute(study, job, folder)
+            compute(tracker.study, job, folder)
         except SoftPromptError as error:
             if not error.retryable:
                 tracker.log_failure(job, error)
             raise
-    tracker.log(job, folder)
-    return job.key
+    if is_finished(tracker, job, retry_failed=True):
+        shutil.rmtree(folder)
+    else:
+        tracker.log(job, folder)
+
+
+def is_finished(tracker: Tracker, job: Job, retry_failed: bool) -> bool:
+    found = tracker.ledger.finished_of(job.checkpoint).get(job.key)
+    return found is not None and (found.status == "done" or not retry_failed)
 
 
 def compute(study: Study, job: Job, folder: Path) -> None:

@@ -26,7 +26,7 @@ def publish_ranking(study: Study) -> Ranking:
     report = write_report(results, study.benchmarks, home / "report.html", title=study.name)
     table = home / "latest-ranking.json"
     table.write_text(json.dumps(ranking.to_dict(), indent=1))
-    tracker.log_ranking(history(results, study.benchmarks), [report, table])
+    tracker.log_rankings(history(results, study.benchmarks), tracker.ledger.to_rank(), [report, table])
     create_markdown_artifact(key="ranking", markdown=as_markdown(ranking), description=f"Ranking of {study.name}")
     for sentence in ranking.sentences():
         get_run_logger().info("%s", sentence)

@@ -106,7 +106,7 @@ def test_a_checkpoint_named_by_hand_and_by_event_has_one_result(cluster: tuple[P
 
     wait_for(completed, "the run that the event starts")
     assert Tracker(Study.read(study)).results() == results
-    assert len(Tracker(Study.read(study)).finished()) == 2
+    assert len(Tracker(Study.read(study)).ledger.finished()) == 2
 
 
 def test_every_deployment_names_a_flow_that_exists() -> None:
