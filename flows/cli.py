@@ -39,6 +39,7 @@ def watch(
     dry_run: Annotated[bool, typer.Option(help="Only say what would be evaluated.")] = False,
 ) -> None:
     """Evaluate what is new in a study's bucket, newest first, and rank; then stop. A deployment schedules it."""
+    Study.read(study)  # or a mistake in it would be found only when Prefect has started
     quiet_prefect()
     from flows.watch_checkpoints import watch_checkpoints
 
@@ -79,6 +80,8 @@ def quiet_prefect(folder: Path | None = None) -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    # Prefect's SQLite waits up to 60 s for a lock, its client as long for an answer: then the wait itself fails.
+    os.environ.setdefault("PREFECT_API_REQUEST_TIMEOUT", "180")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     if folder:  # the demo: a server of its own, and a core left for the pre-training beside it
         if "PREFECT_API_URL" not in os.environ:

@@ -193,6 +193,20 @@ def test_an_mlflow_that_does_not_answer_is_one_sentence(
     assert "secret" not in str(caught.value)
 
 
+def test_a_users_error_in_a_flow_is_a_sentence_and_a_bug_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = make_study(tmp_path)
+    assert watch_checkpoints(str(study), return_state=True).is_failed()
+    said = [record.getMessage() for record in caplog.records if "There is no" in record.getMessage()]
+    assert len(said) == 2  # by the task and by the flow
+    assert "Traceback" not in caplog.text
+
+    monkeypatch.setattr("tasks.discovery.discover", lambda *_: 1 / 0)
+    assert watch_checkpoints(str(study), return_state=True).is_failed()
+    assert "Traceback" in caplog.text
+
+
 def test_flows_can_be_imported_without_torch() -> None:
     code = "import flows.watch_checkpoints, flows.demo, flows.cli, sys; print({'torch', 'mlflow'} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
