@@ -3,13 +3,16 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from softprompt.cli import AsJson, app, errors, run_app, screen
 from softprompt.ranking import Ranking
 from softprompt.study import Study
+
+if TYPE_CHECKING:
+    from tasks.planning import Plan
 
 StudyFile = Annotated[str, typer.Argument(help="The study's TOML file, e.g. demo/study.toml.")]
 
@@ -22,15 +25,30 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Rank a study's variants from the results in MLflow; nothing is evaluated."""
-    from softprompt import ranking
+    from tasks.rankings import rank_at
     from tasks.tracking import Tracker
 
-    declared = Study.read(study)
-    found = ranking.rank(Tracker(declared).results(), declared.benchmarks, condition=condition, step=step)
+    tracker = Tracker(Study.read(study))
+    found, _ = rank_at(tracker, tracker.ledger.to_rank(), condition=condition, step=step)
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
     else:
         show_ranking(found)
+
+
+@app.command()
+def plan(study: StudyFile, as_json: AsJson = False) -> None:
+    """Say what `watch` would evaluate and what it would cost, by what past jobs of the study took. Nothing is spent."""
+    quiet_prefect()
+    from softprompt.checkpoints import discover
+    from tasks.planning import plan_checkpoints
+
+    declared = Study.read(study)
+    planned = plan_checkpoints(declared, discover(declared.bucket, declared.layout).checkpoints)
+    if as_json:
+        print(json.dumps(planned.to_dict(), indent=1))
+    else:
+        show_plan(planned)
 
 
 @app.command()
@@ -47,6 +65,18 @@ def watch(
 
 
 @app.command()
+def announce(
+    checkpoint: Annotated[str, typer.Argument(help="Path or URL of a checkpoint that is complete.")],
+) -> None:
+    """Tell Prefect that a checkpoint is ready, from a trainer's shell; a deployment evaluates it at once."""
+    quiet_prefect()
+    from tasks.announcing import announce_checkpoint
+
+    announce_checkpoint(checkpoint)
+    screen.print(f"Announced: {checkpoint}")
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where the demo keeps everything.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="Of the Knowledge World.")] = 0,
@@ -59,6 +89,23 @@ def demo(
     from flows.demo import run_demo
 
     run_demo(folder, seed)
+
+
+def show_plan(plan: "Plan") -> None:
+    """The plan as a terminal table and a sentence."""
+    from rich.table import Table
+
+    from tasks.planning import in_words
+
+    table = Table("benchmark", "jobs", "each", "measured on", "in all", title="To be evaluated")
+    for cost in plan.costs:
+        if cost.seconds is None or cost.seconds_per_job is None:
+            cells = ["no measurement yet", "", ""]
+        else:
+            cells = [in_words(cost.seconds_per_job), f"{cost.num_measured} jobs", in_words(cost.seconds)]
+        table.add_row(cost.benchmark, str(cost.num_jobs), *cells)
+    screen.print(table)
+    screen.print(plan.sentence(), highlight=False, soft_wrap=True)
 
 
 def show_ranking(ranking: Ranking) -> None:

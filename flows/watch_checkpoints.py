@@ -9,6 +9,7 @@ from flows.evaluate_checkpoint import evaluate_checkpoint
 from flows.rank_variants import rank_variants
 from softprompt.study import Study
 from tasks.discovery import find_pending
+from tasks.planning import say_plan
 
 
 @flow(name="watch-checkpoints")
@@ -20,13 +21,16 @@ def watch_checkpoints(study: str, dry_run: bool = False, wait_for_others: bool =
 
     Args:
         study: path of the study's TOML file.
-        dry_run: only say what would be evaluated.
+        dry_run: only say what would be evaluated and what it would cost.
         wait_for_others: wait for what another run is evaluating, instead of leaving it to that run.
     """
     declared = Study.read(study)
     states: list[State[Any]] = []
     tried: set[str] = set()
-    while (pending := find_pending(declared, frozenset(tried))) and not dry_run:
+    if dry_run:
+        say_plan(declared, find_pending(declared))
+        return states
+    while pending := find_pending(declared, frozenset(tried)):
         newest = pending[0]
         states.append(
             evaluate_checkpoint(

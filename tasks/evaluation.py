@@ -14,8 +14,9 @@ from softprompt.errors import SoftPromptError
 from softprompt.result import RESULT_FILE, Job
 from softprompt.study import Study
 from tasks.claims import claimed
+from tasks.files import temporary_folder
 from tasks.retries import is_retryable
-from tasks.tracking import Tracker, temporary_folder
+from tasks.tracking import Tracker
 
 
 @task(

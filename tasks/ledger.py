@@ -8,7 +8,6 @@ decides nothing: without it the answer is the same and takes longer.
 
 import json
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from softprompt.checkpoints import Checkpoint
 from softprompt.fingerprints import fingerprint
 from softprompt.result import Job
 from tasks.claims import claimed
+from tasks.files import write_whole
 from tasks.store import CREATION_PATIENCE_S, Store
 
 JOB_TAG = "job."
@@ -79,7 +79,8 @@ class Ledger:
         if any(models.get(model_id) != found for model_id, found in entries.items()) or not models:
             models |= entries
             seen_ms = max([seen_ms, *(model.last_updated_timestamp for model in changed)])
-            self._write_copy({"source": source, "seen_ms": seen_ms, "read_s": read_s, "models": models})
+            values = {"source": source, "seen_ms": seen_ms, "read_s": read_s, "models": models}
+            write_whole(self.copy, json.dumps(values))
         return {
             key: Finished(key=key, **model["checkpoint"], **job)
             for model in models.values()
@@ -195,11 +196,6 @@ class Ledger:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             pass
         return {}, 0, 0.0
-
-    def _write_copy(self, values: dict[str, Any]) -> None:
-        half = self.copy.with_name(f".{self.copy.name}.{uuid.uuid4().hex}")
-        half.write_text(json.dumps(values))
-        half.replace(self.copy)
 
 
 def artifact_folder(benchmark: str, step: int, key: str) -> str:

@@ -2,11 +2,11 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from softprompt.errors import TrackingUnavailable
 from softprompt.fingerprints import fingerprint
@@ -20,6 +20,16 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+
+class Point(NamedTuple):
+    """A metric of a run along the training step, and of a LoggedModel as well if that is named."""
+
+    name: str
+    value: float
+    when_ms: int
+    step: int
+    model_id: str | None = None
 
 
 class Store:
@@ -69,13 +79,11 @@ class Store:
             self._run_ids[variant] = found
         return self._run_ids[variant]
 
-    def log_points(
-        self, run_id: str, points: dict[str, float], when_ms: int, step: int, model_id: str | None = None
-    ) -> None:
+    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
         """A point that is there already, with the same value, time and step, is not doubled by MLflow."""
         from mlflow.entities import Metric
 
-        metrics = [Metric(name, value, when_ms, step, model_id=model_id) for name, value in points.items()]
+        metrics = [Metric(p.name, p.value, p.when_ms, p.step, model_id=p.model_id) for p in points]
         for start in range(0, len(metrics), 1000):  # the server's limit
             self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
 

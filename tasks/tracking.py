@@ -6,17 +6,19 @@ files. All that is logged for a job can be logged twice without a trace, because
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from softprompt.checkpoints import Checkpoint
 from softprompt.errors import SoftPromptError
 from softprompt.metrics import Estimate
 from softprompt.ranking import Ranking
 from softprompt.result import Job, Result
 from softprompt.study import Study
+from tasks.files import temporary_folder
 from tasks.ledger import Finished, Ledger, artifact_folder
-from tasks.store import Store
+from tasks.store import Point, Store
 
 RANKING_RUN = "ranking"
 """Name of the run that holds rankings instead of a variant's results."""
@@ -39,18 +41,14 @@ class Tracker:
         """Log a saved result and then, last, that its job is done. A checkpoint's LoggedModel carries its headline
         only: with all metrics it would take MLflow minutes to list ten thousand of them."""
         result = Result.load(folder, with_items=False)
-        checkpoint, points = job.checkpoint, _points(result)
+        checkpoint = job.checkpoint
         with self.store.answers():
             run_id = self.store.run_id(result.variant)
             self.store.client.log_artifacts(
                 run_id, str(folder), artifact_folder(job.benchmark.name, checkpoint.step, job.key)
             )
             model_id = self.ledger.model_id(job, run_id)
-            headline = {f"{name}/{result.benchmark}" for name in ("accuracy", "format_following")}
-            on_model = {name: value for name, value in points.items() if name in headline}
-            on_run = {name: value for name, value in points.items() if name not in headline}
-            self.store.log_points(run_id, on_run, checkpoint.modified_ms, checkpoint.step)
-            self.store.log_points(run_id, on_model, checkpoint.modified_ms, checkpoint.step, model_id)
+            self.store.log_points(run_id, _points(result, checkpoint, model_id))
             self.ledger.finish(job, "done", run_id=run_id, seconds=sum(result.seconds.values()))
 
     def log_failure(self, job: Job, error: SoftPromptError) -> None:
@@ -65,19 +63,25 @@ class Tracker:
         ordered = sorted(jobs, key=lambda job: (job.variant, job.step, job.benchmark))
         return [Result.load(self._local(job)) for job in ordered]
 
-    def log_rankings(self, rankings: Sequence[Ranking], jobs: Iterable[Finished], files: Iterable[Path]) -> None:
-        """Each variant's mean and rank along the training step; the ranking's files in a run of their own."""
+    def log_rankings(self, rankings: Sequence[Ranking], jobs: Iterable[Finished]) -> None:
+        """Each variant's mean and rank along the training step."""
         times = {(job.variant, job.step): job.modified_ms for job in jobs}
+        points: dict[str, list[Point]] = defaultdict(list)
+        for ranking in rankings:
+            for standing in ranking.standings:
+                values = {
+                    "accuracy/mean": sum(standing.accuracy.values()) / len(standing.accuracy),
+                    "chance_centred_accuracy/mean": standing.score,
+                    "rank": float(standing.rank),
+                }
+                when = times[standing.variant, ranking.step]
+                points[standing.variant] += [Point(name, value, when, ranking.step) for name, value in values.items()]
         with self.store.answers():
-            for ranking in rankings:
-                for standing in ranking.standings:
-                    points = {
-                        "accuracy/mean": sum(standing.accuracy.values()) / len(standing.accuracy),
-                        "chance_centred_accuracy/mean": standing.score,
-                        "rank": float(standing.rank),
-                    }
-                    when = times[standing.variant, ranking.step]
-                    self.store.log_points(self.store.run_id(standing.variant), points, when, ranking.step)
+            for variant, its in points.items():
+                self.store.log_points(self.store.run_id(variant), its)
+
+    def log_ranking_files(self, files: Iterable[Path]) -> None:
+        with self.store.answers():
             for file in files:
                 self.store.client.log_artifact(self.store.run_id(RANKING_RUN), str(file))
 
@@ -94,7 +98,7 @@ class Tracker:
                 for step, share in shares.items():
                     if (variant, step) in times:
                         run_id = self.store.run_id(variant)
-                        self.store.log_points(run_id, {"truth/mean": share}, times[variant, step], step)
+                        self.store.log_points(run_id, [Point("truth/mean", share, times[variant, step], step)])
 
     def _local(self, job: Finished) -> Path:
         """The folder of a result on this machine, fetched from MLflow if it was computed elsewhere."""
@@ -106,31 +110,22 @@ class Tracker:
         return folder
 
 
-@contextmanager
-def temporary_folder(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` only if the block ends well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(prefix=".half-", dir=folder.parent))
-    try:
-        yield half
-        if not folder.exists():
-            half.rename(folder)
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
-
-
-def _points(result: Result) -> dict[str, float]:
+def _points(result: Result, checkpoint: Checkpoint, model_id: str) -> list[Point]:
     """The points of a result, metric family first: the headline condition plain, the others by their name."""
-    points: dict[str, float] = {}
+    values: dict[str, float] = {}
     for condition, found in result.metrics.items():
         where = "" if condition == result.headline else f".{condition}"
         for name, estimate in found.items():
-            points[f"{name}{where}/{result.benchmark}"] = estimate.value
+            values[f"{name}{where}/{result.benchmark}"] = estimate.value
     headline: dict[str, Estimate] = result.metrics[result.headline]
-    points[f"accuracy_low/{result.benchmark}"] = headline["accuracy"].low
-    points[f"accuracy_high/{result.benchmark}"] = headline["accuracy"].high
-    points[f"diverged/{result.benchmark}"] = float(result.status == "diverged")
-    points[f"seconds/{result.benchmark}"] = sum(result.seconds.values())
+    values[f"accuracy_low/{result.benchmark}"] = headline["accuracy"].low
+    values[f"accuracy_high/{result.benchmark}"] = headline["accuracy"].high
+    values[f"diverged/{result.benchmark}"] = float(result.status == "diverged")
+    values[f"seconds/{result.benchmark}"] = sum(result.seconds.values())
     if result.tokens is not None:
-        points["tokens"] = float(result.tokens)
-    return points
+        values["tokens"] = float(result.tokens)
+    on_model = {f"{name}/{result.benchmark}" for name in ("accuracy", "format_following")}
+    return [
+        Point(name, value, checkpoint.modified_ms, checkpoint.step, model_id if name in on_model else None)
+        for name, value in values.items()
+    ]

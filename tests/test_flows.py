@@ -14,6 +14,7 @@ from prefect.testing.utilities import prefect_test_harness
 from safetensors.numpy import load_file, save_file
 from studies import make_study
 
+from flows.backfill_checkpoints import backfill_checkpoints
 from flows.evaluate_checkpoint import evaluate_checkpoint
 from flows.rank_variants import rank_variants
 from flows.watch_checkpoints import watch_checkpoints
@@ -180,6 +181,20 @@ def test_two_studies_in_one_bucket_keep_apart(tmp_path: Path, tiny_checkpoint: P
     assert len(computed) == 4
     for file, num_steps in ((first, 2), (second, 3)):
         assert {r.protocol.num_steps for r in Tracker(Study.read(file)).results()} == {num_steps}
+
+
+def test_a_back_fill_evaluates_a_range_of_steps_of_the_named_variants(
+    tmp_path: Path, tiny_checkpoint: Path, computed: list[str]
+) -> None:
+    study = make_study(tmp_path, tiny_checkpoint, ("A", "B"))
+    for step in (200, 300):
+        shutil.copytree(tiny_checkpoint, tmp_path / "bucket" / "A" / f"step-{step}")
+    assert backfill_checkpoints(str(study), 100, 200, dry_run=True) == []
+    assert computed == []
+    assert backfill_checkpoints(str(study), 200, 300, variants=["B"]) == []
+    assert backfill_checkpoints(str(study), 100, 200, variants=["A"], return_state=True).is_completed()
+    results = Tracker(Study.read(study)).results()
+    assert {(result.variant, result.step) for result in results} == {("A", 100), ("A", 200)}
 
 
 def test_an_mlflow_that_does_not_answer_is_one_sentence(

@@ -1,5 +1,6 @@
 """Claims and the ledger on a real MLflow store: a job is computed by one process and finished once."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,10 +15,12 @@ from studies import make_study, recorded_result
 
 import tasks.evaluation
 from softprompt.checkpoints import Checkpoint
+from softprompt.errors import BadStudy
 from softprompt.result import Job
 from softprompt.study import Study
 from tasks.claims import Claim, claimed
 from tasks.evaluation import evaluate_and_log
+from tasks.rankings import PastRankings, rank_at
 from tasks.store import Store
 from tasks.tracking import Tracker
 
@@ -192,3 +195,31 @@ def test_results_of_another_version_of_a_benchmark_are_not_ranked(study: Study) 
     old = job(study)
     log(study, replace(old, benchmark=replace(old.benchmark, version=0)), job(study, benchmark="capitals"))
     assert [entry.benchmark for entry in Tracker(study).ledger.to_rank()] == ["capitals"]
+
+
+def test_a_ranking_opens_the_results_of_its_step_and_remembers_what_others_said(study: Study) -> None:
+    def rank_and_publish() -> PastRankings:
+        tracker = Tracker(study)
+        past = PastRankings(tracker, tracker.ledger.to_rank())
+        tracker.log_rankings(past.new, tracker.ledger.to_rank())
+        tracker.log_ranking_files([past.save()])
+        return past
+
+    log(study, *(job(study, variant, benchmark=name) for variant in "AB" for name in study.benchmarks))
+    first = rank_and_publish()
+    assert [ranking.step for ranking in first.new] == [100]
+
+    shutil.rmtree(f"{study.home}/results")
+    shutil.rmtree(f"{study.home}/mlartifacts/{Store(study).run_id('A')}")  # step 100 can no longer be opened
+    log(study, *(job(study, "A", step=200, benchmark=name) for name in study.benchmarks))
+    jobs = Tracker(study).ledger.to_rank()
+    assert [ranking.step for ranking in rank_and_publish().new] == [200]
+    assert rank_at(Tracker(study), jobs, step=200)[0].incomplete == {"B": ("capitals", "sums")}
+    assert points(study, "A", "rank")[0].step == 100
+
+    Path(study.home, "rankings.json").unlink()  # MLflow has it as well
+    again = rank_and_publish()
+    assert again.new == []
+    assert again.rankings[0] == first.rankings[0]
+    with pytest.raises(BadStudy, match=r"no results at step 150; there are at 100, 200"):
+        rank_at(Tracker(study), jobs, step=150)
