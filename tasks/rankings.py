@@ -50,7 +50,7 @@ class PastRankings:
             by_step[job.step].append(job)
         kept = {}
         for step in sorted(by_step):
-            key = self._key(by_step[step])
+            key = self.key(by_step[step])
             if key not in self.known:
                 self.new.append(self._rank(by_step[step], step))
             kept[key] = self.known.get(key) or self.new[-1]
@@ -66,7 +66,7 @@ class PastRankings:
     def _rank(self, jobs: Sequence[Finished], step: int) -> Ranking:
         return rank(self.tracker.results(jobs), self.tracker.study.benchmarks, step=step)
 
-    def _key(self, jobs: Sequence[Finished]) -> str:
+    def key(self, jobs: Sequence[Finished]) -> str:
         return fingerprint([list(self.tracker.study.benchmarks), sorted(job.key for job in jobs)])
 
     def _read(self) -> dict[str, Ranking]:
