@@ -1,6 +1,7 @@
 """What decides a score (`Protocol`) and what must not (`Resources`)."""
 
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from math import inf
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
@@ -94,7 +95,7 @@ class Protocol(FromDict):
             "rising step numbers from 0",
         )
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         return fingerprint({"protocol": 1, **self.to_dict()})
 

@@ -237,7 +237,7 @@ def kendall_tau(scores: dict[str, float], truth: dict[str, float]) -> float:
     return tau if tau == tau else 0.0
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def _resamples(number: int, num_items: int) -> np.ndarray:
     """(R, I) how often each item of the benchmark of that number is drawn in each resample. The same for every ranking,
     so that a history of rankings draws them once."""

@@ -2,6 +2,7 @@
 
 import tomllib
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,7 @@ class Study:
         Layout(self.layout)
         if not self.benchmarks:
             raise BadStudy("The study names no benchmarks; `softprompt benchmarks` lists what there is.")
-        for name in self.benchmarks:
-            self.benchmark(name)
+        self._declared  # noqa: B018 (raises where one is unknown or broken)
 
     @classmethod
     def read(cls, file: str | Path) -> "Study":
@@ -97,7 +97,12 @@ class Study:
         )
 
     def benchmark(self, name: str) -> Benchmark:
-        return benchmarks.get(name, self.benchmark_folder)
+        """One of the study's own; its file is read once."""
+        return self._declared[name]
+
+    @cached_property
+    def _declared(self) -> dict[str, Benchmark]:
+        return {name: benchmarks.get(name, self.benchmark_folder) for name in self.benchmarks}
 
     @property
     def mlflow_uri(self) -> str:

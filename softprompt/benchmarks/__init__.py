@@ -60,7 +60,7 @@ class Benchmark:
     version: int = 1
     """Raise it with any change of `to_example`: results of two versions never share a curve."""
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "to_example"}
         return fingerprint({**values, "grammar": repr(self.grammar)})
