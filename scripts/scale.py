@@ -186,7 +186,7 @@ def know_earlier_rankings(study: Study) -> None:
     latest, _ = rank_at(tracker, jobs, step=steps[-1])
     known = PastRankings(tracker, [job for job in jobs if job.step in steps[-1:]])
     for step in steps[:-NUM_OPEN_STEPS]:
-        known.known[known.key([job for job in jobs if job.step == step])] = replace(latest, step=step)
+        known.known[known.key([job for job in jobs if job.step == step])] = replace(latest, step=step).to_dict()
     known.save()
 
 

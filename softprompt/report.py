@@ -286,9 +286,12 @@ def _ranks_figure(past: Sequence[Ranking], looks: Mapping[str, Look]) -> Markup:
     for variant, look in looks.items():
         places = [(r.step, s.rank, len(r.standings)) for r in past for s in r.standings if s.variant == variant]
         axes.plot([step for step, _, _ in places], [place for _, place, _ in places], color=look.colour, linewidth=2.2)
-        for step, place, num_ranked in places:
-            face = look.colour if num_ranked == most else PAPER
-            axes.plot(step, place, look.marker, color=look.colour, markerfacecolor=face, markersize=7)
+        for face, some in (
+            (look.colour, [place for place in places if place[2] == most]),
+            (PAPER, [place for place in places if place[2] < most]),
+        ):
+            x, y = [step for step, _, _ in some], [place for _, place, _ in some]
+            axes.plot(x, y, look.marker, color=look.colour, markerfacecolor=face, markersize=7)
         for step, place, _ in places[-1:]:
             axes.annotate(variant, (step, place), (10, 0), textcoords="offset points", va="center")
     axes.set(xlabel="training step", ylabel="rank", ylim=(most + 0.5, 0.5))

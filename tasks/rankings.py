@@ -5,16 +5,18 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from softprompt.errors import BadStudy
 from softprompt.fingerprints import fingerprint
-from softprompt.ranking import Ranking, matched_steps, rank
+from softprompt.ranking import Ranking, Standing, matched_steps, rank
 from softprompt.result import Result
 from tasks.files import write_whole
 from tasks.ledger import Finished
 from tasks.tracking import RANKING_RUN, Tracker
 
 RANKINGS_FILE = "rankings.json"
+FIELDS = [*Ranking.__dataclass_fields__, *Standing.__dataclass_fields__]
 
 
 def rank_at(
@@ -43,34 +45,32 @@ class PastRankings:
     def __init__(self, tracker: Tracker, jobs: Sequence[Finished]) -> None:
         self.tracker = tracker
         self.file = Path(tracker.study.home) / RANKINGS_FILE
-        self.known = self._read()
+        known = self._read()
         self.new: list[Ranking] = []
         by_step: dict[int, list[Finished]] = defaultdict(list)
         for job in jobs:
             by_step[job.step].append(job)
-        kept = {}
+        self.known: dict[str, dict[str, Any]] = {}
+        """As in the file: turning thousands of rankings into text takes seconds, so that only new ones are."""
         for step in sorted(by_step):
             key = self.key(by_step[step])
-            if key not in self.known:
-                self.new.append(self._rank(by_step[step], step))
-            kept[key] = self.known.get(key) or self.new[-1]
-        self.known = kept
+            if key not in known:
+                self.new.append(rank(tracker.results(by_step[step]), tracker.study.benchmarks, step=step))
+            self.known[key] = known.get(key) or self.new[-1].to_dict()
 
     @property
     def rankings(self) -> list[Ranking]:
-        return [ranking for ranking in self.known.values() if ranking.standings]
-
-    def save(self) -> Path:
-        return write_whole(self.file, json.dumps({key: found.to_dict() for key, found in self.known.items()}))
-
-    def _rank(self, jobs: Sequence[Finished], step: int) -> Ranking:
-        return rank(self.tracker.results(jobs), self.tracker.study.benchmarks, step=step)
+        return [Ranking.from_dict(values) for values in self.known.values() if values["standings"]]
 
     def key(self, jobs: Sequence[Finished]) -> str:
+        """Of the ranking that rests on `jobs`, the results of one step."""
         return fingerprint([list(self.tracker.study.benchmarks), sorted(job.key for job in jobs)])
 
-    def _read(self) -> dict[str, Ranking]:
-        """What is kept; if it is lost here or was written by another version, from MLflow or not at all."""
+    def save(self) -> Path:
+        return write_whole(self.file, json.dumps({"fields": FIELDS, "rankings": self.known}))
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """What is kept; if it is lost here, from MLflow; if another version wrote it, nothing."""
         store = self.tracker.store
         with store.answers():
             if not self.file.exists():
@@ -78,6 +78,7 @@ class PastRankings:
                 if RANKINGS_FILE in [artifact.path for artifact in store.client.list_artifacts(run_id)]:
                     self.tracker.fetch(run_id, RANKINGS_FILE, self.file)
         try:
-            return {key: Ranking.from_dict(values) for key, values in json.loads(self.file.read_text()).items()}
-        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            kept = json.loads(self.file.read_text())
+            return kept["rankings"] if kept["fields"] == FIELDS else {}
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return {}

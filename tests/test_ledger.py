@@ -1,6 +1,9 @@
 """Claims and the ledger on a real MLflow store: a job is computed by one process and finished once."""
 
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from studies import make_study, recorded_result
 
 import tasks.evaluation
 from softprompt.checkpoints import Checkpoint
-from softprompt.errors import BadStudy
+from softprompt.errors import BadStudy, TrackingUnavailable
 from softprompt.result import Job
 from softprompt.study import Study
 from tasks.claims import Claim, claimed
 from tasks.evaluation import evaluate_and_log
+from tasks.ledger import Ledger
 from tasks.rankings import PastRankings, rank_at
 from tasks.store import Store
 from tasks.tracking import Tracker
@@ -223,3 +228,83 @@ def test_a_ranking_opens_the_results_of_its_step_and_remembers_what_others_said(
     assert again.rankings[0] == first.rankings[0]
     with pytest.raises(BadStudy, match=r"no results at step 150; there are at 100, 200"):
         rank_at(Tracker(study), jobs, step=150)
+
+
+class Server:
+    """A real MLflow server that can be stopped and started again, on SQLite or the store that is named."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        store = os.environ.get("SOFTPROMPT_TEST_MLFLOW_STORE") or f"sqlite:///{folder}/mlflow.db"
+        self.command = [
+            *(sys.executable, "-m", "mlflow", "server", "--port", str(self.port), "--workers", "1"),
+            *("--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")),
+        ]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        self.process = subprocess.Popen(
+            self.command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 240
+        while requests_fail(f"{self.uri}/health"):
+            assert time.monotonic() < deadline, "waited 240 s for the MLflow server"
+            time.sleep(0.5)
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def requests_fail(url: str) -> bool:
+    try:
+        return not requests.get(url, timeout=5).ok
+    except requests.RequestException:
+        return True
+
+
+@pytest.mark.slow
+def test_an_mlflow_server_that_stops_while_a_result_is_logged_loses_and_doubles_nothing(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    server, mine, num_computed = Server(tmp_path), job(study), [0]
+    study = replace(study, tracking_uri=server.uri, name=f"stops-{server.port}")
+
+    def compute(_study: Study, _job: Job, folder: Path) -> None:
+        num_computed[0] += 1
+        recorded_result(mine).save(folder)
+
+    finish = Ledger.finish
+
+    def stop_and_finish(*arguments: Any, **named: Any) -> None:
+        server.stop()
+        finish(*arguments, **named)
+
+    monkeypatch.setattr(tasks.evaluation, "compute", compute)
+    monkeypatch.setattr(Ledger, "finish", stop_and_finish)
+    server.start()
+    try:
+        tracker = Tracker(study)
+        with claimed(tracker.store, mine.key, patience_s=0) as is_mine:
+            assert is_mine
+            with pytest.raises(TrackingUnavailable):
+                evaluate_and_log(tracker, mine)
+        with pytest.raises(TrackingUnavailable):
+            tracker.ledger.finished()
+
+        server.start()
+        monkeypatch.setattr(Ledger, "finish", finish)
+        assert tracker.ledger.finished() == {}
+        with claimed(Tracker(study).store, mine.key, patience_s=60) as is_mine:  # the old claim could not be withdrawn
+            assert is_mine
+            evaluate_and_log(Tracker(study), mine)
+        assert num_computed == [1]
+        assert tracker.ledger.finished().keys() == {mine.key}
+        assert len(points(study, "A", "accuracy/sums")) == 1
+        assert [result.job_key for result in tracker.results()] == [mine.key]
+    finally:
+        server.stop()
