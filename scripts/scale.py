@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
@@ -33,6 +34,7 @@ from softprompt.metrics import Outcome, summarise
 from softprompt.protocol import Protocol
 from softprompt.result import CurvePoint, Job, Result
 from softprompt.study import Study
+from tasks.ledger import Finished
 from tasks.publishing import publish
 from tasks.rankings import PastRankings, rank_at
 from tasks.tracking import Tracker
@@ -181,13 +183,15 @@ def copies(
 def know_earlier_rankings(study: Study) -> None:
     """Put the ranking of the last step under the keys of all steps but the last ones, so that they need no ranking."""
     tracker = Tracker(study)
-    jobs = tracker.ledger.to_rank()
-    steps = sorted({job.step for job in jobs})
-    latest, _ = rank_at(tracker, jobs, step=steps[-1])
-    known = PastRankings(tracker, [job for job in jobs if job.step in steps[-1:]])
-    for step in steps[:-NUM_OPEN_STEPS]:
-        known.known[known.key([job for job in jobs if job.step == step])] = replace(latest, step=step).to_dict()
-    known.save()
+    by_step: dict[int, list[Finished]] = defaultdict(list)
+    for job in tracker.ledger.to_rank():
+        by_step[job.step].append(job)
+    *earlier, last = sorted(by_step)
+    latest, _ = rank_at(tracker, by_step[last])
+    past = PastRankings(tracker, by_step[last])
+    for step in earlier[: 1 - NUM_OPEN_STEPS]:
+        past.known[past.key(by_step[step])] = replace(latest, step=step).to_dict()
+    past.save()
 
 
 def measure(study: Study, what: str) -> None:

@@ -45,7 +45,7 @@ class PastRankings:
     def __init__(self, tracker: Tracker, jobs: Sequence[Finished]) -> None:
         self.tracker = tracker
         self.file = Path(tracker.study.home) / RANKINGS_FILE
-        known = self._read()
+        known, study = self._read(), tracker.study
         self.new: list[Ranking] = []
         by_step: dict[int, list[Finished]] = defaultdict(list)
         for job in jobs:
@@ -55,7 +55,8 @@ class PastRankings:
         for step in sorted(by_step):
             key = self.key(by_step[step])
             if key not in known:
-                self.new.append(rank(tracker.results(by_step[step]), tracker.study.benchmarks, step=step))
+                results = tracker.results(by_step[step], condition=study.protocol.headline)
+                self.new.append(rank(results, study.benchmarks, step=step))
             self.known[key] = known.get(key) or self.new[-1].to_dict()
 
     @property

@@ -57,11 +57,11 @@ class Tracker:
             run_id = self.store.run_id(job.checkpoint.variant)
             self.ledger.finish(job, "failed", run_id=run_id, error=str(error))
 
-    def results(self, jobs: Iterable[Finished] | None = None) -> list[Result]:
-        """Results, per-item outcomes included, of `jobs`; by default, of all that can be ranked."""
+    def results(self, jobs: Iterable[Finished] | None = None, *, condition: str | None = None) -> list[Result]:
+        """Results of `jobs` (default: all that can be ranked) with per-item outcomes (default: of all conditions)."""
         jobs = self.ledger.to_rank() if jobs is None else jobs
         ordered = sorted(jobs, key=lambda job: (job.variant, job.step, job.benchmark))
-        return [Result.load(self._local(job)) for job in ordered]
+        return [Result.load(self._local(job), condition=condition) for job in ordered]
 
     def log_rankings(self, rankings: Sequence[Ranking], jobs: Iterable[Finished]) -> None:
         """Each variant's mean and rank along the training step."""
