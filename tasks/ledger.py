@@ -171,7 +171,8 @@ class Ledger:
         self.store.client.finalize_logged_model(model_id, "READY")
 
     def _models(self, filter_string: str) -> Iterator[Any]:
-        """Newest change first: a LoggedModel that changes while pages are turned comes twice rather than never."""
+        """Checkpoints' LoggedModels; a team may keep others in the experiment. Newest change first: one that changes
+        while pages are turned comes twice rather than never."""
         token = None
         while True:
             with self.store.answers():
@@ -182,7 +183,7 @@ class Ledger:
                     order_by=[{"field_name": "last_updated_timestamp", "ascending": False}],
                     page_token=token,
                 )
-            yield from page
+            yield from (model for model in page if "fingerprint" in model.tags)
             token = page.token
             if not token:
                 return

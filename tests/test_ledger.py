@@ -162,6 +162,7 @@ def test_writers_that_start_together_share_a_run_per_variant_and_a_model_per_che
 def test_the_copy_at_home_decides_nothing(study: Study) -> None:
     log(study, job(study, step=100), job(study, step=200))
     ledger = Tracker(study).ledger
+    ledger.store.client.create_logged_model(ledger.store.experiment_id, name="a-model-of-the-team")
     before = ledger.finished()
     assert len(before) == 2
     elsewhere = replace(study, home=f"{study.home}-elsewhere", tracking_uri=study.mlflow_uri)
