@@ -3,13 +3,16 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from softprompt.cli import AsJson, app, errors, run_app, screen
 from softprompt.ranking import Ranking
 from softprompt.study import Study
+
+if TYPE_CHECKING:
+    from tasks.planning import Plan
 
 StudyFile = Annotated[str, typer.Argument(help="The study's TOML file, e.g. demo/study.toml.")]
 
@@ -22,15 +25,30 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Rank a study's variants from the results in MLflow; nothing is evaluated."""
-    from softprompt import ranking
+    from tasks.rankings import rank_at
     from tasks.tracking import Tracker
 
-    declared = Study.read(study)
-    found = ranking.rank(Tracker(declared).results(), declared.benchmarks, condition=condition, step=step)
+    tracker = Tracker(Study.read(study))
+    found, _ = rank_at(tracker, tracker.ledger.to_rank(), condition=condition, step=step)
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
     else:
         show_ranking(found)
+
+
+@app.command()
+def plan(study: StudyFile, as_json: AsJson = False) -> None:
+    """Say what `watch` would evaluate and what it would cost, by what past jobs of the study took. Nothing is spent."""
+    quiet_prefect()
+    from softprompt.checkpoints import discover
+    from tasks.planning import plan_checkpoints
+
+    declared = Study.read(study)
+    planned = plan_checkpoints(declared, discover(declared.bucket, declared.layout).checkpoints)
+    if as_json:
+        print(json.dumps(planned.to_dict(), indent=1))
+    else:
+        show_plan(planned)
 
 
 @app.command()
@@ -39,10 +57,23 @@ def watch(
     dry_run: Annotated[bool, typer.Option(help="Only say what would be evaluated.")] = False,
 ) -> None:
     """Evaluate what is new in a study's bucket, newest first, and rank; then stop. A deployment schedules it."""
+    Study.read(study)  # or a mistake in it would be found only when Prefect has started
     quiet_prefect()
     from flows.watch_checkpoints import watch_checkpoints
 
     watch_checkpoints(study, dry_run=dry_run)
+
+
+@app.command()
+def announce(
+    checkpoint: Annotated[str, typer.Argument(help="Path or URL of a checkpoint that is complete.")],
+) -> None:
+    """Tell Prefect that a checkpoint is ready, from a trainer's shell; a deployment evaluates it at once."""
+    quiet_prefect()
+    from tasks.announcing import announce_checkpoint
+
+    announce_checkpoint(checkpoint)
+    screen.print(f"Announced: {checkpoint}")
 
 
 @app.command()
@@ -58,6 +89,23 @@ def demo(
     from flows.demo import run_demo
 
     run_demo(folder, seed)
+
+
+def show_plan(plan: "Plan") -> None:
+    """The plan as a terminal table and a sentence."""
+    from rich.table import Table
+
+    from tasks.planning import in_words
+
+    table = Table("benchmark", "jobs", "each", "measured on", "in all", title="To be evaluated")
+    for cost in plan.costs:
+        if cost.seconds is None or cost.seconds_per_job is None:
+            cells = ["no measurement yet", "", ""]
+        else:
+            cells = [in_words(cost.seconds_per_job), f"{cost.num_measured} jobs", in_words(cost.seconds)]
+        table.add_row(cost.benchmark, str(cost.num_jobs), *cells)
+    screen.print(table)
+    screen.print(plan.sentence(), highlight=False, soft_wrap=True)
 
 
 def show_ranking(ranking: Ranking) -> None:
@@ -79,6 +127,8 @@ def quiet_prefect(folder: Path | None = None) -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    # Prefect's SQLite waits up to 60 s for a lock, its client as long for an answer: then the wait itself fails.
+    os.environ.setdefault("PREFECT_API_REQUEST_TIMEOUT", "180")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     if folder:  # the demo: a server of its own, and a core left for the pre-training beside it
         if "PREFECT_API_URL" not in os.environ:

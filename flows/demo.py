@@ -14,6 +14,7 @@ from flows.rank_variants import rank_variants
 from flows.watch_checkpoints import watch_checkpoints
 from softprompt.cli import screen
 from softprompt.errors import SoftPromptError
+from softprompt.ranking import history
 from softprompt.report import write_report
 from softprompt.study import Study
 from softprompt.world.verdict import read_truth, verdict
@@ -43,13 +44,13 @@ def run_demo(folder: Path, seed: int) -> None:
         pretraining.terminate()
     if pretraining.returncode:
         raise SoftPromptError(f"Pre-training failed with exit code {pretraining.returncode}; {log} says why.")
-    look(study)
+    look(study, wait_for_others=True)
     conclude(study)
 
 
-def look(study: Path) -> None:
+def look(study: Path, wait_for_others: bool = False) -> None:
     """One run of the watcher."""
-    if watch_checkpoints(str(study), return_state=True).is_failed():
+    if watch_checkpoints(str(study), wait_for_others=wait_for_others, return_state=True).is_failed():
         screen.print("[yellow]Some evaluations failed; see the log above. The others go on.[/]")
 
 
@@ -57,13 +58,15 @@ def conclude(study: Path) -> None:
     """Rank, compare with the truth, write `ranking.json` and the report with the truth in it."""
     declared = Study.read(study)
     home, bucket, tracker = Path(declared.home), Path(declared.bucket), Tracker(declared)
-    show_ranking(rank_variants(str(study)))
+    ranking = rank_variants(str(study))
+    show_ranking(ranking)
     truth, results = read_truth(bucket), tracker.results()
+    past = history(results, declared.benchmarks)
     tracker.log_truth(truth)
     found = verdict(results, truth)
     (home / "ranking.json").write_text(json.dumps(found, indent=1))
     centred = read_truth(bucket, centred=True)
-    report = write_report(results, declared.benchmarks, home / "report.html", title=declared.name, truth=centred)
+    report = write_report(results, ranking, past, home / "report.html", title=declared.name, truth=centred)
     screen.print(verdict_table(found))
     screen.print(f"Written: {home / 'ranking.json'}, {report}. `make ui` opens MLflow on it.")
 

@@ -12,21 +12,24 @@ from tasks.discovery import find_jobs
 from tasks.evaluation import evaluate_benchmark
 
 
-@flow(
-    name="evaluate-checkpoint",
-    flow_run_name="{checkpoint}",
-    task_runner=ThreadPoolTaskRunner(max_workers=1),  # type: ignore[arg-type]  # its own generics do not fit
-)
-def evaluate_checkpoint(study: str, checkpoint: str, retry_failed: bool = True) -> list[State[Any]]:
+@flow(name="evaluate-checkpoint", flow_run_name="{checkpoint}")
+def evaluate_checkpoint(
+    study: str, checkpoint: str, retry_failed: bool = True, wait_for_others: bool = True
+) -> list[State[Any]]:
     """Tune and evaluate one checkpoint on the benchmarks that are not done yet; one's failure leaves the others.
 
     Args:
         study: path of the study's TOML file.
         checkpoint: path or URL of a checkpoint in the Hugging Face layout.
         retry_failed: try benchmarks again that failed for a reason that does not pass by itself.
+        wait_for_others: wait for benchmarks that another run is evaluating, and take them over if it dies; otherwise
+            leave them to it.
     """
     declared = Study.read(study)
     jobs = find_jobs(declared, checkpoint, retry_failed=retry_failed)
-    futures = evaluate_benchmark.map(unmapped(declared), jobs)
-    wait(futures)
+    how = {"retry_failed": retry_failed, "wait_for_others": wait_for_others}
+    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(declared.resources.slots))
+    with runner:
+        futures = runner.map(evaluate_benchmark, {"study": unmapped(declared), "job": jobs, **how})
+        wait(futures)
     return [future.state for future in futures]

@@ -9,10 +9,11 @@ from flows.evaluate_checkpoint import evaluate_checkpoint
 from flows.rank_variants import rank_variants
 from softprompt.study import Study
 from tasks.discovery import find_pending
+from tasks.planning import say_plan
 
 
 @flow(name="watch-checkpoints")
-def watch_checkpoints(study: str, dry_run: bool = False) -> list[State[Any]]:
+def watch_checkpoints(study: str, dry_run: bool = False, wait_for_others: bool = False) -> list[State[Any]]:
     """Evaluate every complete checkpoint that has unfinished benchmarks, the newest first, and rank the variants.
 
     The bucket is looked at again after each checkpoint, so that one that appears meanwhile is next. A schedule makes
@@ -20,14 +21,22 @@ def watch_checkpoints(study: str, dry_run: bool = False) -> list[State[Any]]:
 
     Args:
         study: path of the study's TOML file.
-        dry_run: only say what would be evaluated.
+        dry_run: only say what would be evaluated and what it would cost.
+        wait_for_others: wait for what another run is evaluating, instead of leaving it to that run.
     """
     declared = Study.read(study)
     states: list[State[Any]] = []
     tried: set[str] = set()
-    while (pending := find_pending(declared, frozenset(tried), most=None if dry_run else 1)) and not dry_run:
+    if dry_run:
+        say_plan(declared, find_pending(declared))
+        return states
+    while pending := find_pending(declared, frozenset(tried), most=1):
         newest = pending[0]
-        states.append(evaluate_checkpoint(study, newest.uri, retry_failed=False, return_state=True))
+        states.append(
+            evaluate_checkpoint(
+                study, newest.uri, retry_failed=False, wait_for_others=wait_for_others, return_state=True
+            )
+        )
         tried.add(newest.fingerprint)
     if states:
         states.append(rank_variants(study, return_state=True))

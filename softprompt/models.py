@@ -13,7 +13,7 @@ from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from softprompt import processes
 from softprompt.cache import Cache, open_locally
 from softprompt.checkpoints import Checkpoint
-from softprompt.errors import BadCheckpoint
+from softprompt.errors import BadCheckpoint, BadStudy
 from softprompt.protocol import Resources
 
 
@@ -169,7 +169,7 @@ def _load(
     checkpoint: Checkpoint, resources: Resources, tokenizer_source: str | None, cache: Cache | None
 ) -> LanguageModel:
     uri = checkpoint.uri
-    device = processes.default_device() if resources.device == "auto" else torch.device(resources.device)
+    device = _device(resources.device)
     dtype = resources.dtype
     if dtype == "auto":
         dtype = "float32" if device.type == "cpu" else "bfloat16"
@@ -198,6 +198,13 @@ def _load(
     model = LanguageModel(network.to(device).eval().requires_grad_(False), tokenizer)
     _check(model, uri)
     return model
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return processes.default_device() if name == "auto" else torch.device(name)
+    except RuntimeError as error:
+        raise BadStudy(f"device is {name!r}; expected auto, cpu, cuda or cuda:NUMBER.") from error
 
 
 def _check(model: LanguageModel, uri: str) -> None:

@@ -1,6 +1,7 @@
 """What decides a score (`Protocol`) and what must not (`Resources`)."""
 
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from math import inf
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
@@ -96,7 +97,7 @@ class Protocol(FromDict):
             "rising step numbers from 0",
         )
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         return fingerprint({"protocol": 1, **self.to_dict()})
 
@@ -131,6 +132,8 @@ class Resources(FromDict):
     of its own that see its share of them. Empty: one job at a time, in the flow's process."""
     processes_per_job: int = 1
     """Processes that Accelerate runs a job on, one device each."""
+    concurrency_limit: str = ""
+    """Prefect's concurrency limit that counts the cluster's GPUs; a job occupies `processes_per_job` of it."""
     timeout_s: float | None = None
     """A job in processes of its own is killed after so many seconds."""
     trust_remote_code: bool = False

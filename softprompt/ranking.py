@@ -2,9 +2,10 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
+import typing
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -28,6 +29,8 @@ class Standing:
     high: float
     accuracy: dict[str, float]
     """By benchmark, not centred."""
+    limits: dict[str, tuple[float, float]]
+    """By benchmark, the 95 % interval of that accuracy."""
     warnings: tuple[str, ...]
 
 
@@ -72,6 +75,29 @@ class Ranking:
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "sentences": self.sentences()}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_dict` gave, from JSON or not."""
+        standings = (
+            Standing(
+                **{
+                    **standing,
+                    "limits": {b: tuple(limits) for b, limits in standing["limits"].items()},
+                    "warnings": tuple(standing["warnings"]),
+                }
+            )
+            for standing in values["standings"]
+        )
+        return cls(
+            **{
+                **{name: values[name] for name in cls.__dataclass_fields__},
+                "benchmarks": tuple(values["benchmarks"]),
+                "standings": tuple(standings),
+                "comparisons": tuple(Comparison(**comparison) for comparison in values["comparisons"]),
+                "incomplete": {variant: tuple(absent) for variant, absent in values["incomplete"].items()},
+            }
+        )
+
     def sentences(self) -> list[str]:
         """What the ranking says, in so many words."""
         return [
@@ -81,10 +107,28 @@ class Ranking:
         ]
 
 
+class Measured(typing.Protocol):
+    """What is known of a result without opening it."""
+
+    @property
+    def variant(self) -> str: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def benchmark(self) -> str: ...
+
+
 def rank(
-    results: Sequence[Result], benchmarks: Sequence[str], *, condition: str | None = None, step: int | None = None
+    results: Sequence[Result],
+    benchmarks: Sequence[str],
+    *,
+    condition: str | None = None,
+    step: int | None = None,
+    variants: Iterable[str] = (),
 ) -> Ranking:
     """Rank variants by `condition` (default: the protocol's headline) at `step` (default: see `matched_steps`).
+
+    Only results at that step are used. `variants` names others that are to be called incomplete if they lack it.
 
     The score's intervals come from a bootstrap over items, stratified by benchmark and paired: every resample draws the
     same items for all variants (Efron & Tibshirani, 1993). Seeds are averaged within an item.
@@ -104,7 +148,7 @@ def rank(
     steps = matched_steps(results, benchmarks)
     step = steps[-1] if step is None else step
     found = {(r.variant, r.benchmark): r for r in results if r.step == step and condition in r.metrics}
-    variants = sorted({result.variant for result in results})
+    variants = sorted({result.variant for result in results}.union(variants))
     missing = {v: tuple(b for b in benchmarks if (v, b) not in found) for v in variants}
     complete = [v for v in variants if not missing[v]]
     incomplete = {v: absent for v, absent in missing.items() if absent}
@@ -140,6 +184,7 @@ def rank(
             low=float(low_V[i]),
             high=float(high_V[i]),
             accuracy={b: found[complete[i], b].metrics[condition]["accuracy"].value for b in benchmarks},
+            limits={b: _limits(found[complete[i], b], condition) for b in benchmarks},
             warnings=_warnings([found[complete[i], b] for b in benchmarks], condition),
         )
         for place, i in enumerate(order)
@@ -167,7 +212,7 @@ def rank(
     )
 
 
-def matched_steps(results: Sequence[Result], benchmarks: Sequence[str]) -> list[int]:
+def matched_steps(results: Iterable[Measured], benchmarks: Sequence[str]) -> list[int]:
     """Steps at which variants can be compared, the best to rank at last: first those at which fewer variants have all
     benchmarks, then the earlier ones."""
     done: dict[int, dict[str, set[str]]] = {}
@@ -193,7 +238,7 @@ def kendall_tau(scores: dict[str, float], truth: dict[str, float]) -> float:
     return tau if tau == tau else 0.0
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def _resamples(number: int, num_items: int) -> np.ndarray:
     """(R, I) how often each item of the benchmark of that number is drawn in each resample. The same for every ranking,
     so that a history of rankings draws them once."""
@@ -221,6 +266,11 @@ def _item_values(results: Sequence[Result], condition: str) -> tuple[np.ndarray,
 
 def _centred(outcome: Outcome, chance: float) -> float:
     return chance_centred(float(outcome.correct), chance)
+
+
+def _limits(result: Result, condition: str) -> tuple[float, float]:
+    accuracy = result.metrics[condition]["accuracy"]
+    return accuracy.low, accuracy.high
 
 
 def _warnings(results: Sequence[Result], condition: str) -> tuple[str, ...]:

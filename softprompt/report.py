@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from softprompt.metrics import Estimate
-from softprompt.ranking import Ranking, history, kendall_tau, rank
+from softprompt.ranking import Ranking, kendall_tau, rank
 from softprompt.result import Result
 
 Truth = Mapping[str, Mapping[int, float]]
@@ -47,6 +47,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Told apart with any colour vision (Okabe & Ito, 2008); without black and yellow, which a page swallows."""
 MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"))
 """Matplotlib's name and the same shape in text. Five shapes, six colours: 30 variants until a look comes again."""
+MAX_STEPS = 200
+"""Of more training steps, figures show so many, evenly chosen: a page holds no more that can be told apart."""
 INK, PAPER = "#1c1d22", "#fefefd"
 """Stand for the page's own colours, which replace them in the figures: light or dark."""
 STYLE: dict[Any, Any] = {
@@ -81,16 +83,18 @@ class Look:
 
 def write_report(
     results: Sequence[Result],
-    benchmarks: Sequence[str],
+    ranking: Ranking,
+    past: Sequence[Ranking],
     file: str | Path,
     *,
     title: str,
     truth: Truth | None = None,
 ) -> Path:
-    """Write the report on `results` to `file`, which is replaced at once: a reader never meets half a page.
+    """Write the report on `ranking` to `file`, which is replaced at once: a reader never meets half a page.
 
     Args:
-        benchmarks: those that a variant needs to be ranked.
+        results: those at the ranked step, per-item outcomes included; others are left aside.
+        past: rankings at all steps, in the order of training; see `history`.
         truth: variant -> step -> known share, where that is known: in the Knowledge World.
 
     Raises:
@@ -106,7 +110,7 @@ def write_report(
     environment.filters["number"] = lambda value, digits=2: f"{value:,.{digits}f}".replace("-", "−")
     with matplotlib.style.context(["default", STYLE]):
         page = environment.get_template("report.html.jinja").render(
-            **_contents(results, benchmarks, truth or {}),
+            **_contents([r for r in results if r.step == ranking.step], ranking, past, truth or {}),
             title=title,
             written=datetime.now(UTC),
         )
@@ -120,17 +124,20 @@ def write_report(
     return file
 
 
-def _contents(results: Sequence[Result], benchmarks: Sequence[str], truth: Truth) -> dict[str, Any]:
+def _contents(results: Sequence[Result], latest: Ranking, past: Sequence[Ranking], truth: Truth) -> dict[str, Any]:
     """What the template shows, section by section."""
-    latest = rank(results, benchmarks)
-    past = history(results, benchmarks)
-    num_ranked = max((len(ranking.standings) for ranking in past), default=0)
+    benchmarks = latest.benchmarks
+    num_matched, num_ranked = len(past), max((len(ranking.standings) for ranking in past), default=0)
+    past = (
+        [past[i * (num_matched - 1) // (MAX_STEPS - 1)] for i in range(MAX_STEPS)] if num_matched > MAX_STEPS else past
+    )
+    variants = {v for ranking in [latest, *past] for v in (*ranking.scores, *ranking.incomplete)}
     protocol = results[0].protocol
     looks = {
         variant: Look(COLOURS[i % len(COLOURS)], *MARKERS[i % len(MARKERS)])
-        for i, variant in enumerate(sorted({result.variant for result in results}))
+        for i, variant in enumerate(sorted(variants))
     }
-    found = {(r.variant, r.benchmark): r for r in results if r.step == latest.step}
+    found = {(r.variant, r.benchmark): r for r in results}
     by_condition = {
         c: latest if c == latest.condition else rank(results, benchmarks, condition=c, step=latest.step)
         for c in protocol.conditions
@@ -148,10 +155,9 @@ def _contents(results: Sequence[Result], benchmarks: Sequence[str], truth: Truth
         "average": lambda condition, variant, metric: _average(
             found[variant, b].metrics[condition].get(metric) for b in measured_on[metric]
         ),
-        "num_matched": len(past),
+        "num_matched": num_matched,
         "num_ranked": num_ranked,
         "has_truth": bool(truth),
-        "num_steps": len({result.step for result in results}),
         "lights": {
             variant: {
                 placement: _lights([found[variant, b] for b in benchmarks if (variant, b) in found], placement)
@@ -162,7 +168,7 @@ def _contents(results: Sequence[Result], benchmarks: Sequence[str], truth: Truth
         "figures": {
             "conditions": _conditions_figure(by_condition, looks) if latest.standings else None,
             "learning": _learning_figure(past, looks, truth) if past else None,
-            "benchmarks": _benchmarks_figure(results, latest, looks),
+            "benchmarks": _benchmarks_figure(results, latest, past, looks),
             "ranks": _ranks_figure(past, looks) if len(past) > 1 and num_ranked > 1 else None,
             "tuning": _tuning_figure(found, latest, protocol.placements, looks) if latest.standings else None,
         },
@@ -251,17 +257,24 @@ def _learning_figure(past: Sequence[Ranking], looks: Mapping[str, Look], truth: 
     return _svg(figure, "learning")
 
 
-def _benchmarks_figure(results: Sequence[Result], latest: Ranking, looks: Mapping[str, Look]) -> Markup:
+def _benchmarks_figure(
+    results: Sequence[Result], latest: Ranking, past: Sequence[Ranking], looks: Mapping[str, Look]
+) -> Markup:
     figure, panels = _figure(2.3, len(latest.benchmarks))
     for axes, benchmark in zip(panels, latest.benchmarks, strict=True):
         its = [r for r in results if r.benchmark == benchmark and latest.condition in r.metrics]
         for variant, look in looks.items():
-            steps = {r.step: r.metrics[latest.condition]["accuracy"] for r in its if r.variant == variant}
-            _draw(axes, look, sorted(steps.items()))
+            points = {
+                ranking.step: Estimate(s.accuracy[benchmark], 0, *s.limits[benchmark])
+                for ranking in past
+                for s in ranking.standings
+                if s.variant == variant
+            } | {r.step: r.metrics[latest.condition]["accuracy"] for r in its if r.variant == variant}
+            _draw(axes, look, sorted(points.items()))
         for chance in {r.chance for r in its} - {0.0}:
             axes.axhline(chance, color=INK, linewidth=0.8, linestyle=":")
         axes.set_title(benchmark)
-        _label_steps(axes, [result.step for result in results])
+        _label_steps(axes, [latest.step, *(ranking.step for ranking in past)])
     panels[0].set_ylabel("accuracy")
     return _svg(figure, "benchmarks")
 
@@ -273,9 +286,12 @@ def _ranks_figure(past: Sequence[Ranking], looks: Mapping[str, Look]) -> Markup:
     for variant, look in looks.items():
         places = [(r.step, s.rank, len(r.standings)) for r in past for s in r.standings if s.variant == variant]
         axes.plot([step for step, _, _ in places], [place for _, place, _ in places], color=look.colour, linewidth=2.2)
-        for step, place, num_ranked in places:
-            face = look.colour if num_ranked == most else PAPER
-            axes.plot(step, place, look.marker, color=look.colour, markerfacecolor=face, markersize=7)
+        for face, some in (
+            (look.colour, [place for place in places if place[2] == most]),
+            (PAPER, [place for place in places if place[2] < most]),
+        ):
+            x, y = [step for step, _, _ in some], [place for _, place, _ in some]
+            axes.plot(x, y, look.marker, color=look.colour, markerfacecolor=face, markersize=7)
         for step, place, _ in places[-1:]:
             axes.annotate(variant, (step, place), (10, 0), textcoords="offset points", va="center")
     axes.set(xlabel="training step", ylabel="rank", ylim=(most + 0.5, 0.5))

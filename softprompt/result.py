@@ -104,15 +104,16 @@ class Result:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, *, with_items: bool = True) -> Self:
-        """Read what `save` wrote; the vectors stay in their file."""
+    def load(cls, folder: str | Path, *, with_items: bool = True, condition: str | None = None) -> Self:
+        """Read what `save` wrote, items of one `condition` only if it is named; the vectors stay in their file."""
         folder = Path(folder)
         values = json.loads((folder / RESULT_FILE).read_text())
         outcomes: Iterable[Outcome] = ()
         if with_items:
             import pyarrow.parquet as pq
 
-            outcomes = (Outcome(**row) for row in pq.read_table(folder / ITEMS_FILE).to_pylist())
+            rows = pq.read_table(folder / ITEMS_FILE, filters=condition and [("condition", "=", condition)])
+            outcomes = (Outcome(**row) for row in rows.to_pylist())
         known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         return cls(
             **{

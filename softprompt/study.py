@@ -2,6 +2,7 @@
 
 import tomllib
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from softprompt.protocol import Protocol, Resources, require
 
 PATHS = ("bucket", "mirror", "tokenizer", "benchmark_folder", "home")
 """Settings that may be a path relative to the study's file."""
-NUMBERS = ("settle_s", "cache_gb")
+NUMBERS = ("settle_s", "cache_gb", "lease_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class Study:
     """Where to read the tokenizer from, if the checkpoints lack one."""
     home: str = ".softprompt"
     """Folder for what this machine keeps: computed results not logged yet, the report, the default store."""
+    lease_s: float = 180
+    """Seconds after which another process takes over the job of one that died."""
     protocol: Protocol
     resources: Resources
 
@@ -51,11 +54,11 @@ class Study:
         Layout(self.layout)
         require("/" not in self.marker, "marker", self.marker, "the plain name of a file beside the weights")
         require(self.settle_s >= 0, "settle_s", self.settle_s, "0 or more seconds")
+        require(self.lease_s >= 1, "lease_s", self.lease_s, "1 or more seconds")
         require(self.cache_gb > 0, "cache_gb", self.cache_gb, "more than 0 (10^9 bytes)")
         if not self.benchmarks:
             raise BadStudy("The study names no benchmarks; `softprompt benchmarks` lists what there is.")
-        for name in self.benchmarks:
-            self.benchmark(name)
+        self._declared  # noqa: B018 (raises where one is unknown or broken)
 
     @classmethod
     def read(cls, file: str | Path) -> "Study":
@@ -107,7 +110,12 @@ class Study:
         )
 
     def benchmark(self, name: str) -> Benchmark:
-        return benchmarks.get(name, self.benchmark_folder)
+        """One of the study's own; its file is read once."""
+        return self._declared[name]
+
+    @cached_property
+    def _declared(self) -> dict[str, Benchmark]:
+        return {name: benchmarks.get(name, self.benchmark_folder) for name in self.benchmarks}
 
     @property
     def cache(self) -> Cache:

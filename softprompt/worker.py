@@ -2,7 +2,7 @@
 
     accelerate launch -m softprompt.worker REQUEST.json FOLDER [--while-stdin-is-open]
 
-The request holds what `softprompt.evaluate` takes; the result is saved in FOLDER. Progress is printed line by line. An
+The request is a `softprompt.request.Request`; the result is saved in FOLDER. Progress is printed line by line. An
 error that a user can act on is printed as one line, written to REQUEST.error, and leaves exit status 1.
 """
 
@@ -13,26 +13,15 @@ import sys
 import threading
 from pathlib import Path
 
-from softprompt import benchmarks, processes
-from softprompt.checkpoints import Checkpoint
+from softprompt import processes
 from softprompt.errors import SoftPromptError
-from softprompt.evaluation import evaluate
-from softprompt.protocol import Protocol, Resources
+from softprompt.request import Request
 
 ERROR_SUFFIX = ".error"
 
 
 def main(request_file: str, folder: str) -> None:
-    request = json.loads(Path(request_file).read_text())
-    result = evaluate(
-        Checkpoint(**request["checkpoint"]),
-        benchmarks.get(request["benchmark"], request["benchmark_folder"]),
-        Protocol.from_dict(request["protocol"]),
-        resources=Resources.from_dict(request["resources"]),
-        mirror=request["mirror"],
-        tokenizer=request["tokenizer"],
-        progress=say,
-    )
+    result = Request.from_dict(json.loads(Path(request_file).read_text())).run(say)
     if processes.is_main():
         result.save(folder)
 

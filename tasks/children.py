@@ -10,22 +10,20 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from softprompt import errors
+from softprompt.request import Request
 
 TAIL_LINES = 30
 
 
 def run_worker(
-    request: Mapping[str, Any],
+    request: Request,
     folder: Path,
     *,
-    num_processes: int = 1,
     devices: Sequence[str] = (),
-    timeout_s: float | None = None,
     on_line: Callable[[str], None] = lambda _line: None,
 ) -> None:
     """Run `softprompt.worker`, by `accelerate launch` if there is more than one process, and wait for it.
@@ -33,12 +31,13 @@ def run_worker(
     The children die with this process, however it dies: they watch a pipe that only it holds open.
 
     Raises:
-        JobFailed: it ended without a result, or was killed after `timeout_s` seconds or because the flow was cancelled.
+        JobFailed: it ended without a result, took longer than its resources' `timeout_s`, or its flow was cancelled.
         SoftPromptError: what the worker itself raised.
     """
+    num_processes, timeout_s = request.resources.processes_per_job, request.resources.timeout_s
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "request.json"
-        file.write_text(json.dumps(request))
+        file.write_text(json.dumps(request.to_dict()))
         child = subprocess.Popen(
             [*_launcher(num_processes), "-m", "softprompt.worker", str(file), str(folder), "--while-stdin-is-open"],
             env=_environment(devices),

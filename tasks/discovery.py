@@ -14,8 +14,9 @@ from softprompt.errors import SoftPromptError
 from softprompt.layout import Layout
 from softprompt.result import Job
 from softprompt.study import Study
+from tasks.ledger import Finished
 from tasks.retries import is_retryable
-from tasks.tracking import Finished, Tracker
+from tasks.tracking import Tracker
 
 NUM_NEWEST = 3
 """Steps of each variant that every poll looks into, finished or not."""
@@ -30,7 +31,7 @@ NUM_SAID = 20
 def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | None = None) -> list[Checkpoint]:
     """Complete checkpoints with unfinished jobs, newest step first, no more than `most`; those whose fingerprint is in
     `tried` left out."""
-    bucket, finished = Bucket(study.bucket), Tracker(study).finished()
+    bucket, finished = Bucket(study.bucket), Tracker(study).ledger.finished()
     listing = list_folders(bucket, Layout(study.layout))
     folders = worth_a_look(listing.folders, settled(study, finished.values()), time.time())
     rejected, pending = list(listing.rejected.values()), []
@@ -50,7 +51,7 @@ def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job
     """The unfinished jobs of the checkpoint at `uri`, and, if asked for, those that failed before."""
     logger = get_run_logger()
     checkpoint = locate(study, uri)
-    finished = Tracker(study).finished()
+    finished = Tracker(study).ledger.finished_of(checkpoint)
     skip = {key for key, job in finished.items() if job.status == "done" or not retry_failed}
     jobs = jobs_of(study, checkpoint)
     pending = [job for job in jobs if job.key not in skip]
@@ -59,13 +60,14 @@ def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job
 
 
 def settled(study: Study, finished: Iterable[Finished]) -> set[tuple[str, int]]:
-    """(variant, step) of what is finished on every benchmark under the study's protocol, by the ledger alone."""
-    protocol, names = study.protocol.fingerprint, set(study.benchmarks)
+    """(variant, step) of what is finished on every benchmark, as it is now, under the study's protocol, by the ledger
+    alone."""
+    protocol, versions = study.protocol.fingerprint, {study.benchmark(name).fingerprint for name in study.benchmarks}
     done: dict[tuple[str, int], set[str]] = defaultdict(set)
     for job in finished:
         if job.protocol == protocol:
-            done[job.variant, job.step].add(job.benchmark)
-    return {place for place, benchmarks in done.items() if names <= benchmarks}
+            done[job.variant, job.step].add(job.benchmark_fingerprint)
+    return {place for place, found in done.items() if versions <= found}
 
 
 def worth_a_look(folders: Iterable[Folder], settled: set[tuple[str, int]], now_s: float) -> list[Folder]:

@@ -1,15 +1,29 @@
-"""One job: tune, evaluate, log."""
+"""One job: claim, tune, evaluate, log."""
 
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.concurrency.sync import concurrency
+from prefect.states import Completed
 
-from softprompt.errors import BadBucket, SoftPromptError
-from softprompt.result import RESULT_FILE, Job
+from softprompt.errors import BadBucket, BadStudy, SoftPromptError
+from softprompt.request import Request
+from softprompt.result import RESULT_FILE, Job, Result
 from softprompt.study import Study
+from tasks.children import run_worker
+from tasks.claims import claimed
+from tasks.files import temporary_folder
 from tasks.retries import is_retryable
-from tasks.tracking import Tracker, temporary_folder
+from tasks.slots import slot
+from tasks.tracking import Tracker
 
 
 @task(
@@ -19,39 +33,67 @@ from tasks.tracking import Tracker, temporary_folder
     retry_delay_seconds=[10, 60],
     retry_condition_fn=is_retryable,
 )
-def evaluate_benchmark(study: Study, job: Job) -> str:
-    """Evaluate a job and log it; returns its key. A result that was computed but not logged, because the process died
-    or MLflow was away, is logged without being computed again."""
+def evaluate_benchmark(study: Study, job: Job, retry_failed: bool = True, wait_for_others: bool = True) -> State[Any]:
+    """Evaluate a job and log it, unless another process does, or did meanwhile. A job that another is at work on is
+    left to it, or waited for: until its result is there, or its claim has ended and this process takes over."""
     tracker = Tracker(study)
+    patience_s = math.inf if wait_for_others else 0
+    with room_for_a_job(study) as devices, claimed(tracker.store, job.key, patience_s=patience_s) as is_mine:
+        if not is_mine:
+            return Completed(name="Left", message=f"Another process evaluates {job.checkpoint.name}.")
+        if is_finished(tracker, job, retry_failed):
+            return Completed(name="Done before", message=f"Another process evaluated {job.checkpoint.name}.")
+        evaluate_and_log(tracker, job, devices)
+    return Completed(name="Done")
+
+
+@contextmanager
+def room_for_a_job(study: Study) -> Iterator[tuple[str, ...]]:
+    """Wait for a slot of this host and, where the study names a limit, of the cluster; yields the slot's devices."""
+    resources, logger = study.resources, get_run_logger()
+    limit = resources.concurrency_limit
+    with slot(study.home, resources, on_wait=lambda: logger.info("All slots of this host are taken; waiting.")) as own:
+        try:
+            with concurrency([limit] if limit else [], occupy=resources.processes_per_job, strict=True):
+                yield own
+        except ConcurrencySlotAcquisitionError as error:
+            raise BadStudy(
+                f"Prefect has no concurrency limit {limit!r}, which the study names; make it with "
+                f"`prefect gcl create {limit} --limit NUMBER_OF_GPUS`."
+            ) from error
+
+
+def evaluate_and_log(tracker: Tracker, job: Job, devices: tuple[str, ...]) -> None:
+    """A result that was computed but not logged, because the process died or MLflow was away, is logged without being
+    computed again. If another process was faster, because this one lost its claim meanwhile, its result stands."""
     folder = tracker.results_folder / job.key
     if not (folder / RESULT_FILE).exists():
         try:
-            compute(study, job, folder)
+            compute(tracker.study, job, folder, devices)
         except SoftPromptError as error:
             if not error.retryable and not isinstance(error, BadBucket):  # credentials are no fault of the checkpoint
                 tracker.log_failure(job, error)
             raise
-    tracker.log(job, folder)
-    return job.key
+    if is_finished(tracker, job, retry_failed=True):
+        shutil.rmtree(folder)
+    else:
+        tracker.log(job, folder)
 
 
-def compute(study: Study, job: Job, folder: Path) -> None:
+def is_finished(tracker: Tracker, job: Job, retry_failed: bool) -> bool:
+    found = tracker.ledger.finished_of(job.checkpoint).get(job.key)
+    return found is not None and (found.status == "done" or not retry_failed)
+
+
+def compute(study: Study, job: Job, folder: Path, devices: tuple[str, ...]) -> None:
     """Evaluate `job` and save its result as `folder`, whole or not at all."""
-    from softprompt.evaluation import evaluate
-
-    logger = get_run_logger()
-    result = evaluate(
-        job.checkpoint,
-        job.benchmark,
-        job.protocol,
-        resources=study.resources,
-        mirror=study.mirror,
-        tokenizer=study.tokenizer,
-        cache=study.cache,
-        progress=lambda what, share: logger.debug("%s: %s, %.0f %%", job.benchmark.name, what, 100 * share),
-    )
+    logger, request = get_run_logger(), Request.of(study, job)
     with temporary_folder(folder) as half:
-        result.save(half)
+        if study.resources.in_child:
+            run_worker(request, half, devices=devices, on_line=lambda line: logger.info("%s", line))
+        else:
+            request.run(lambda what, share: logger.debug("%s, %.0f %%", what, 100 * share)).save(half)
+    result = Result.load(folder, with_items=False)
     headline = result.metrics[result.headline]
     logger.info(
         "%s on %s: %s accuracy %.3f, format-following %.3f (%.0f s)",

@@ -7,29 +7,36 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from softprompt.ranking import Ranking, history, rank
+from softprompt.ranking import Ranking
 from softprompt.study import Study
+from tasks.files import write_whole
+from tasks.rankings import PastRankings, rank_at
 from tasks.retries import is_retryable
 from tasks.tracking import Tracker
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
 def publish_ranking(study: Study) -> Ranking:
-    """The ranking at the best matched step, published as `ranking.json` and `report.html` in the study's home and in
-    MLflow, and as a Prefect artifact."""
-    from softprompt.report import write_report
-
-    tracker = Tracker(study)
-    results = tracker.results()
-    ranking = rank(results, study.benchmarks)
-    home = Path(study.home)
-    report = write_report(results, study.benchmarks, home / "report.html", title=study.name)
-    table = home / "latest-ranking.json"
-    table.write_text(json.dumps(ranking.to_dict(), indent=1))
-    tracker.log_ranking(history(results, study.benchmarks), [report, table])
+    """The ranking at the best matched step, published at home, in MLflow, and as a Prefect artifact."""
+    ranking = publish(study)
     create_markdown_artifact(key="ranking", markdown=as_markdown(ranking), description=f"Ranking of {study.name}")
     for sentence in ranking.sentences():
         get_run_logger().info("%s", sentence)
+    return ranking
+
+
+def publish(study: Study) -> Ranking:
+    """Write `latest-ranking.json`, `rankings.json` (all steps) and `report.html` into the study's home and MLflow."""
+    from softprompt.report import write_report
+
+    tracker, home = Tracker(study), Path(study.home)
+    jobs = tracker.ledger.to_rank()
+    ranking, results = rank_at(tracker, jobs)
+    past = PastRankings(tracker, jobs)
+    report = write_report(results, ranking, past.rankings, home / "report.html", title=study.name)
+    latest = write_whole(home / "latest-ranking.json", json.dumps(ranking.to_dict(), indent=1))
+    tracker.log_rankings(past.new, jobs)
+    tracker.log_ranking_files([report, latest, past.save()])
     return ranking
 
 

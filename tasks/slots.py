@@ -1,6 +1,8 @@
 """Slots of this host: which devices a job may use. Kept by file locks, which the kernel frees when a process dies."""
 
 import fcntl
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,17 +14,19 @@ SECONDS_BETWEEN_TRIES = 1.0
 
 
 @contextmanager
-def slot(folder: Path, resources: Resources, on_wait: Callable[[], None] = lambda: None) -> Iterator[tuple[str, ...]]:
+def slot(home: str, resources: Resources, on_wait: Callable[[], None] = lambda: None) -> Iterator[tuple[str, ...]]:
     """Wait for a free slot and hold it. Yields its devices; none where the study names none.
 
     Args:
-        folder: shared by everything on this host that uses the same devices.
+        home: of the study. Devices that are named are shared by all studies of this user on this host; without any, a
+            study keeps to one job at a time by itself.
         on_wait: called once if all slots are taken.
     """
+    folder = Path(tempfile.gettempdir()) / f"softprompt-{os.getuid()}" if resources.devices else Path(home)
     folder.mkdir(parents=True, exist_ok=True)
     while True:
-        for number, devices in enumerate(resources.slots):
-            with (folder / f"slot-{number}").open("w") as file:
+        for devices in resources.slots:
+            with (folder / f".slot-{'-'.join(devices)}").open("w") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

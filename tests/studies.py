@@ -1,10 +1,16 @@
 """A whole small study in a folder: a bucket, two benchmarks of a user's own with their rows, a TOML file."""
 
+import functools
 import shutil
+import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from softprompt.metrics import Outcome, summarise
+from softprompt.result import Job, Result
+from softprompt.study import Study
 
 CAPITALS = """
 from softprompt.answers import OptionInWords
@@ -50,8 +56,22 @@ def write_rows(folder: Path, split: str, rows: list[dict[str, object]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), folder / f"{split}-00000-of-00001.parquet")
 
 
-def make_study(folder: Path, checkpoint: Path, variants: tuple[str, ...] = ("A",), name: str = "toy") -> Path:
-    """Write the study; each variant's step 100 is a copy of `checkpoint`."""
+@functools.cache
+def empty_store() -> Path:
+    """An MLflow store, made once: MLflow takes seconds to make one."""
+    from mlflow import MlflowClient
+
+    file = Path(tempfile.mkdtemp(prefix="softprompt-mlflow-")) / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
+    return file
+
+
+def make_study(
+    folder: Path, checkpoint: Path | None = None, variants: tuple[str, ...] = ("A",), name: str = "toy"
+) -> Path:
+    """Write the study; each variant's step 100 is a copy of `checkpoint`, if there is one."""
+    (folder / ".softprompt").mkdir(parents=True)
+    shutil.copyfile(empty_store(), folder / ".softprompt" / "mlflow.db")
     (folder / "own").mkdir(parents=True)
     (folder / "own" / "capitals.py").write_text(CAPITALS)
     (folder / "own" / "sums.py").write_text(SUMS)
@@ -65,8 +85,53 @@ def make_study(folder: Path, checkpoint: Path, variants: tuple[str, ...] = ("A",
         sums = [{"question": f"What is {i} plus {i + shift}?", "answer": str(2 * i + shift)} for i in range(16)]
         write_rows(folder / "mirror" / "toy" / "capitals", split, capitals)
         write_rows(folder / "mirror" / "toy" / "sums", split, sums)
-    for variant in variants:
+    for variant in variants if checkpoint else ():
         shutil.copytree(checkpoint, folder / "bucket" / variant / "step-100")
     file = folder / "study.toml"
     file.write_text(SETTINGS.format(name=name))
     return file
+
+
+def recorded_result(job: Job, accuracy: float = 0.5) -> Result:
+    """A result of `job` that nobody computed: eight items, the first of which are right."""
+    outcomes = tuple(
+        Outcome(
+            condition="cue",
+            item=f"item-{i}",
+            seed=0,
+            output="x",
+            stopped=True,
+            answer="x",
+            correct=i < 8 * accuracy,
+            lenient_correct=True,
+        )
+        for i in range(8)
+    )
+    return Result(
+        job_key=job.key,
+        variant=job.checkpoint.variant,
+        step=job.checkpoint.step,
+        tokens=None,
+        benchmark=job.benchmark.name,
+        chance=job.benchmark.chance,
+        headline="cue",
+        protocol=job.protocol,
+        metrics={"cue": summarise(outcomes)},
+        curves={},
+        diverged={},
+        seconds={"tune": 1.0, "answer": 2.0},
+        provenance={},
+        outcomes=outcomes,
+    )
+
+
+def log_recorded(file: Path, *, variant: str, benchmark: str) -> None:
+    """Log a result that nobody computed for the variant's checkpoint in the study's bucket."""
+    from tasks.discovery import locate
+    from tasks.tracking import Tracker
+
+    study = Study.read(file)
+    tracker = Tracker(study)
+    checkpoint = locate(study, f"{study.bucket}/{variant}/step-100")
+    job = Job(checkpoint, study.benchmark(benchmark), study.protocol)
+    tracker.log(job, recorded_result(job).save(tracker.results_folder / job.key))

@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from safetensors.numpy import load_file
 
 from softprompt.checkpoints import open_checkpoint
 from softprompt.errors import BadBenchmark, BadStudy, JobFailed
-from softprompt.protocol import Resources
+from softprompt.protocol import Protocol, Resources
+from softprompt.request import Request
 from softprompt.result import Result
 from tasks.children import run_worker
 from tasks.slots import slot
@@ -41,13 +44,15 @@ BENCHMARK = Benchmark(
 PARENT = """
 import json, sys
 from pathlib import Path
+from softprompt.request import Request
 from tasks.children import run_worker
-run_worker(json.loads(sys.argv[1]), Path(sys.argv[2]), num_processes=2, on_line=lambda line: print(line, flush=True))
+request = Request.from_dict(json.loads(sys.argv[1]))
+run_worker(request, Path(sys.argv[2]), on_line=lambda line: print(line, flush=True))
 """
 
 
 @pytest.fixture
-def request_(tiny_checkpoint: Path, tmp_path: Path) -> dict[str, Any]:
+def job(tiny_checkpoint: Path, tmp_path: Path) -> Request:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -59,15 +64,19 @@ def request_(tiny_checkpoint: Path, tmp_path: Path) -> dict[str, Any]:
     folder = tmp_path / "benchmarks"
     folder.mkdir()
     (folder / "capitals.py").write_text(BENCHMARK)
-    return {
-        "checkpoint": vars(open_checkpoint(str(tiny_checkpoint))),
-        "benchmark": "capitals",
-        "benchmark_folder": str(folder),
-        "protocol": {"num_steps": 6, "batch_size": 3, "num_train": 16, "num_shots": 2, "seeds": [0], "num_curve": 5},
-        "resources": {"device": "cpu"},
-        "mirror": str(tmp_path / "mirror"),
-        "tokenizer": None,
-    }
+    return Request(
+        checkpoint=open_checkpoint(str(tiny_checkpoint)),
+        benchmark="capitals",
+        benchmark_folder=str(folder),
+        protocol=Protocol(num_steps=6, batch_size=3, num_train=16, num_shots=2, seeds=(0,), num_curve=5),
+        resources=Resources(device="cpu"),
+        mirror=str(tmp_path / "mirror"),
+    )
+
+
+def on(job: Request, **changes: Any) -> Request:
+    """The same job on other resources."""
+    return replace(job, resources=replace(job.resources, **changes))
 
 
 def is_running(folder: Path) -> bool:
@@ -85,13 +94,13 @@ def eventually(holds: Callable[[], bool], timeout_s: float = 60) -> bool:
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(request_: dict[str, Any], tmp_path: Path) -> None:
+def test_two_processes_find_what_one_finds(job: Request, tmp_path: Path) -> None:
     """Batches of three samples and test splits of twelve items: shares of unequal and of equal size."""
     found = {}
     for num_processes in (1, 2):
         lines: list[str] = []
         folder = tmp_path / str(num_processes)
-        run_worker(request_, folder, num_processes=num_processes, on_line=lines.append)
+        run_worker(on(job, processes_per_job=num_processes), folder, on_line=lines.append)
         assert "100 % prefix: answering" in lines
         found[num_processes] = Result.load(folder), load_file(folder / "vectors.safetensors")
     (one, one_vectors), (two, two_vectors) = found.values()
@@ -103,10 +112,10 @@ def test_two_processes_find_what_one_finds(request_: dict[str, Any], tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_children_die_with_a_parent_that_is_killed(request_: dict[str, Any], tmp_path: Path) -> None:
+def test_the_children_die_with_a_parent_that_is_killed(job: Request, tmp_path: Path) -> None:
     folder = tmp_path / "out"
-    request_["protocol"]["num_steps"] = 100_000
-    command = [sys.executable, "-c", PARENT, json.dumps(request_), str(folder)]
+    endless = replace(on(job, processes_per_job=2), protocol=replace(job.protocol, num_steps=100_000))
+    command = [sys.executable, "-c", PARENT, json.dumps(endless.to_dict()), str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
         next(line for line in parent.stdout if "tuning" in line)
@@ -115,36 +124,38 @@ def test_the_children_die_with_a_parent_that_is_killed(request_: dict[str, Any],
     assert eventually(lambda: not is_running(folder))
 
 
-def test_a_job_that_takes_too_long_is_killed(request_: dict[str, Any], tmp_path: Path) -> None:
+def test_a_job_that_takes_too_long_is_killed(job: Request, tmp_path: Path) -> None:
     with pytest.raises(JobFailed, match=r"killed after 0\.2 s, the study's timeout_s; raise that"):
-        run_worker(request_, tmp_path / "out", timeout_s=0.2)
+        run_worker(on(job, timeout_s=0.2), tmp_path / "out")
     assert eventually(lambda: not is_running(tmp_path / "out"))
 
 
-def test_an_error_that_a_user_can_act_on_comes_back_as_it_was(request_: dict[str, Any], tmp_path: Path) -> None:
+def test_an_error_that_a_user_can_act_on_comes_back_as_it_was(job: Request, tmp_path: Path) -> None:
     lines: list[str] = []
     with pytest.raises(BadBenchmark, match="There is no benchmark 'capital_cities'; known"):
-        run_worker({**request_, "benchmark": "capital_cities"}, tmp_path / "out", on_line=lines.append)
+        run_worker(replace(job, benchmark="capital_cities"), tmp_path / "out", on_line=lines.append)
     assert lines[-1].startswith("BadBenchmark: There is no benchmark 'capital_cities'")
     assert "Traceback" not in "".join(lines)
 
 
-def test_a_worker_that_dies_says_its_last_words(request_: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(JobFailed, match=r"status 1 and no result; the last it said: .*KeyError: 'mirror'"):
-        run_worker({key: value for key, value in request_.items() if key != "mirror"}, tmp_path / "out")
+def test_a_worker_that_dies_says_its_last_words(job: Request, tmp_path: Path) -> None:
+    Path(job.benchmark_folder or "", "capitals.py").write_text("import os; print('farewell'); os._exit(7)")
+    with pytest.raises(JobFailed, match="status 7 and no result; the last it said: farewell"):
+        run_worker(job, tmp_path / "out")
 
 
-def test_a_slot_has_devices_of_its_own_until_it_is_left(tmp_path: Path) -> None:
+def test_a_slot_has_devices_of_its_own_until_it_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     resources = Resources(devices=("0", "1", "2", "5"), processes_per_job=2)
     waiting = threading.Event()
     found: list[tuple[str, ...]] = []
 
     def third() -> None:
-        with slot(tmp_path, resources, on_wait=waiting.set) as devices:
+        with slot(str(tmp_path), resources, on_wait=waiting.set) as devices:
             found.append(devices)
 
-    with slot(tmp_path, resources) as first:
-        with slot(tmp_path, resources) as second:
+    with slot(str(tmp_path), resources) as first:
+        with slot(str(tmp_path), resources) as second:
             assert (first, second) == (("0", "1"), ("2", "5"))
             late = threading.Thread(target=third)
             late.start()
@@ -156,9 +167,9 @@ def test_a_slot_has_devices_of_its_own_until_it_is_left(tmp_path: Path) -> None:
 
 def test_a_slot_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom softprompt.protocol import Resources\n"
+        "import sys, time\nfrom softprompt.protocol import Resources\n"
         "from tasks.slots import slot\n"
-        "with slot(Path(sys.argv[1]), Resources()):\n    print('held', flush=True)\n    time.sleep(600)"
+        "with slot(sys.argv[1], Resources()):\n    print('held', flush=True)\n    time.sleep(600)"
     )
     waiting = threading.Event()
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
@@ -170,7 +181,7 @@ def test_a_slot_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None
             os.kill(holder.pid, signal.SIGKILL)
 
         threading.Thread(target=kill_when_waited_for).start()
-        with slot(tmp_path, Resources(), on_wait=waiting.set) as devices:
+        with slot(str(tmp_path), Resources(), on_wait=waiting.set) as devices:
             assert devices == ()
     assert waiting.is_set()
 

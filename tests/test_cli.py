@@ -93,6 +93,34 @@ def test_a_checkpoint_is_evaluated_without_a_study(tmp_path: Path, tiny_checkpoi
     assert str(table.caption).endswith("0 train items also stood in the test split and were left out")
 
 
+def test_a_plan_says_what_would_be_evaluated_and_what_it_would_cost(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from studies import log_recorded, make_study
+
+    file = make_study(tmp_path, tiny_checkpoint, ("A", "B", "C"))
+    log_recorded(file, variant="A", benchmark="sums")  # took 3 s
+    planned = json.loads(CliRunner().invoke(app, ["plan", str(file), "--json"]).stdout)
+    assert [Path(uri).parent.name for uri in planned["checkpoints"]] == ["A", "B", "C"]
+    assert planned["costs"] == [
+        {"benchmark": "capitals", "num_jobs": 3, "seconds_per_job": None, "num_measured": 0, "seconds": None},
+        {"benchmark": "sums", "num_jobs": 2, "seconds_per_job": 3.0, "num_measured": 1, "seconds": 6.0},
+    ]
+    assert (planned["num_jobs"], planned["seconds"], planned["num_unmeasured"]) == (5, 6.0, 3)
+    shown = CliRunner().invoke(app, ["plan", str(file)]).stdout
+    assert "no measurement yet" in shown
+    assert "5 jobs on 3 checkpoints: about 6 s one after another, and 3 jobs without a measurement yet." in shown
+
+
+def test_an_announcement_that_nobody_takes_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setattr("sys.argv", ["softprompt", "announce", "runs/A/step-100"])
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), pytest.raises(SystemExit):
+        run_app()
+    assert capsys.readouterr().err.startswith("NotAnnounced: Prefect at http://127.0.0.1:9/api did not take the event")
+
+
 def test_an_error_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["softprompt", "evaluate", "/nowhere", "--benchmark", "svamp"])
     with pytest.raises(SystemExit) as caught:

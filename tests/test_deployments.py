@@ -1,6 +1,10 @@
 """prefect.yaml on a real Prefect server with a real worker: by hand and by event, one result."""
 
+import importlib
+import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -94,27 +99,89 @@ def test_a_checkpoint_named_by_hand_and_by_event_has_one_result(cluster: tuple[P
     results = Tracker(Study.read(study)).results()
     assert [(r.variant, r.step, r.benchmark) for r in results] == [("A", 100, "capitals"), ("A", 100, "sums")]
 
-    emit = (
-        "from prefect.events import emit_event\n"
-        "emit_event('checkpoint.ready', {'prefect.resource.id': 'softprompt.checkpoint.A-100'},"
-        f" payload={{'uri': {str(checkpoint)!r}}})"
-    )
-    subprocess.run([sys.executable, "-c", emit], env=environment, check=True, timeout=PATIENCE_S)
+    announce = [sys.executable, "-m", "flows.cli", "announce", str(checkpoint)]
+    subprocess.run(announce, cwd=ROOT, env=environment, check=True, timeout=PATIENCE_S)
 
     def completed() -> bool:
         return num_completed(environment["PREFECT_API_URL"], "evaluate-checkpoint") == 2
 
     wait_for(completed, "the run that the event starts")
     assert Tracker(Study.read(study)).results() == results
-    assert len(Tracker(Study.read(study)).finished()) == 2
+    assert len(Tracker(Study.read(study)).ledger.finished()) == 2
+
+    shutil.copytree(checkpoint, checkpoint.with_name("step-200"))
+    steps = ("-p", "first_step=200", "-p", "last_step=200")
+    prefect("deployment", "run", "backfill-checkpoints/by-hand", *steps, "--watch", environment=environment)
+    assert {entry.step for entry in Tracker(Study.read(study)).ledger.finished().values()} == {100, 200}
+
+    for kind in ("docker", "kubernetes"):
+        template = ("--base-job-template", f"deployments/{kind}.json")
+        prefect("work-pool", "create", kind, "--type", kind, *template, environment=environment)
 
 
-def test_every_deployment_names_a_flow_that_exists() -> None:
-    import importlib
-
+def declared_deployments() -> dict[str, dict[str, Any]]:
     declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    assert len(declared["deployments"]) == 4
-    for deployment in declared["deployments"]:
-        file, name = deployment["entrypoint"].split(":")
-        flow = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
-        assert set(deployment["parameters"]) <= set(flow.parameters.properties)
+    return {f"{each['entrypoint'].split(':')[1]}/{each['name']}": each for each in declared["deployments"]}
+
+
+def test_the_deployments_are_those_that_are_documented() -> None:
+    assert declared_deployments().keys() == {
+        "watch_checkpoints/scheduled",
+        "evaluate_checkpoint/on-event",
+        "evaluate_checkpoint/by-hand",
+        "backfill_checkpoints/by-hand",
+        "rank_variants/by-hand",
+    }
+    guide = (ROOT / "docs" / "deploying.md").read_text()
+    for name in declared_deployments():
+        assert name.replace("_", "-") in guide
+
+
+@pytest.mark.parametrize("name", declared_deployments())
+def test_a_deployments_parameters_are_those_of_its_flow(name: str) -> None:
+    deployment = declared_deployments()[name]
+    file, function = deployment["entrypoint"].split(":")
+    flow = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), function)
+    given = [deployment["parameters"], *(trigger["parameters"] for trigger in deployment.get("triggers", []))]
+    assert all(parameters.keys() <= flow.parameters.properties.keys() for parameters in given)
+    if deployment.get("triggers") or deployment.get("schedules"):  # nobody is there to add one
+        assert set(flow.parameters.required) <= set().union(*given)
+
+
+def test_an_announcement_is_what_the_trigger_waits_for() -> None:
+    from tasks.announcing import EVENT, RESOURCE
+
+    (trigger,) = declared_deployments()["evaluate_checkpoint/on-event"]["triggers"]
+    assert trigger["expect"] == [EVENT]
+    assert trigger["match"] == {"prefect.resource.id": f"{RESOURCE}*"}
+
+
+@pytest.mark.parametrize(("collection", "kind"), [("prefect-docker", "docker"), ("prefect-kubernetes", "kubernetes")])
+def test_a_work_pool_template_says_nothing_that_its_worker_does_not_know(collection: str, kind: str) -> None:
+    import prefect as package
+
+    known_to = Path(package.__file__).parent / "server/api/collections_data/views/aggregate-worker-metadata.json"
+    known = json.loads(known_to.read_text())[collection][kind]["default_base_job_configuration"]
+    template = json.loads((ROOT / "deployments" / f"{kind}.json").read_text())
+    assert template["job_configuration"].keys() == known["job_configuration"].keys()
+    named = set(re.findall(r"{{ (\w+) }}", json.dumps(template["job_configuration"])))
+    assert named == template["variables"]["properties"].keys()
+
+
+def test_the_image_is_made_of_what_there_is() -> None:
+    containerfile = (ROOT / "deployments" / "Containerfile").read_text()
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {name for line in re.findall(r"^COPY (.*) \S+$", containerfile, re.M) for name in line.split()}
+    assert copied == kept
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_example_environment_sets_what_is_read() -> None:
+    import prefect.settings
+
+    text = (ROOT / "deployments" / "environment.example").read_text()
+    names = re.findall(r"^#?([A-Z_]+)=", text, re.M)
+    assert all(hasattr(prefect.settings, name) for name in names if name.startswith("PREFECT_"))
+    assert {name for name in names if name.startswith("SOFTPROMPT_")} == set(
+        re.findall(r"SOFTPROMPT_\w+", (ROOT / "prefect.yaml").read_text())
+    )

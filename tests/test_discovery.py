@@ -14,7 +14,7 @@ from softprompt.checkpoints import Checkpoint, Folder
 from softprompt.errors import BucketUnavailable
 from softprompt.study import Study
 from tasks.discovery import NUM_SLOTS, SLOT_S, find_pending, settled, worth_a_look
-from tasks.tracking import Finished
+from tasks.ledger import Finished
 
 DAY_S = 24 * 3600
 
@@ -40,13 +40,15 @@ def folders(variant: str, *steps: int) -> list[Folder]:
 
 def finished(study: Study, **changes: Any) -> Finished:
     values = {"key": "", "status": "done", "variant": "A", "step": 1, "benchmark": "sums", "modified_ms": 0}
-    return Finished(**{**values, "protocol": study.protocol.fingerprint, **changes})
+    values |= {"uri": "", "checkpoint": "", "run_id": "", "protocol": study.protocol.fingerprint, **changes}
+    version = study.benchmark(str(values["benchmark"])).fingerprint
+    return Finished(**{"benchmark_fingerprint": version, **values})
 
 
 def test_settled_is_what_every_benchmark_has_finished_under_this_protocol(study: Study) -> None:
     capitals, sums = finished(study, benchmark="capitals"), finished(study, status="failed")
     assert settled(study, [capitals, sums]) == {("A", 1)}
-    for other in ({"protocol": "another"}, {"step": 2}, {"variant": "B"}, {"benchmark": "another"}):
+    for other in ({"protocol": "another"}, {"step": 2}, {"variant": "B"}, {"benchmark_fingerprint": "another"}):
         assert settled(study, [capitals, finished(study, **other)]) == set()
 
 

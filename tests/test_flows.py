@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from s3 import S3Bucket
 from safetensors.numpy import load_file, save_file
 from studies import make_study
 
+from flows.backfill_checkpoints import backfill_checkpoints
 from flows.evaluate_checkpoint import evaluate_checkpoint
 from flows.rank_variants import rank_variants
 from flows.watch_checkpoints import watch_checkpoints
 from softprompt.errors import TrackingUnavailable
 from softprompt.study import Study
+from tasks.ledger import Ledger
 from tasks.tracking import Tracker
 
 
@@ -36,9 +39,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     real = tasks.evaluation.compute
 
-    def compute(study: Study, job: Any, folder: Path) -> None:
+    def compute(study: Study, job: Any, folder: Path, devices: tuple[str, ...]) -> None:
         names.append(f"{job.checkpoint.variant} {job.benchmark.name}")
-        real(study, job, folder)
+        real(study, job, folder, devices)
 
     monkeypatch.setattr(tasks.evaluation, "compute", compute)
     return names
@@ -57,6 +60,24 @@ def test_the_watcher_evaluates_and_ranks_what_is_new_and_nothing_twice(
     assert watch_checkpoints(str(study), return_state=True).is_completed()
     assert evaluate_checkpoint(str(study), f"{tmp_path}/bucket/A/step-100", return_state=True).is_completed()
     assert len(computed) == 4
+
+
+def test_watchers_and_a_run_by_hand_that_start_together_share_the_work(
+    tmp_path: Path, tiny_checkpoint: Path, computed: list[str]
+) -> None:
+    study = make_study(tmp_path, tiny_checkpoint, ("A", "B"))
+    with ThreadPoolExecutor(3) as pool:
+        by_hand = pool.submit(evaluate_checkpoint, str(study), f"{tmp_path}/bucket/A/step-100", return_state=True)
+        watchers = [pool.submit(watch_checkpoints, str(study), return_state=True) for _ in range(2)]
+        assert by_hand.result().is_completed()
+        assert {result.benchmark for result in Tracker(Study.read(study)).results() if result.variant == "A"} == {
+            "capitals",
+            "sums",
+        }
+        assert all(watcher.result().is_completed() for watcher in watchers)
+    assert sorted(computed) == ["A capitals", "A sums", "B capitals", "B sums"]
+    store = Tracker(Study.read(study)).store
+    assert len(store.client.get_metric_history(store.run_id("A"), "accuracy/sums")) == 1
 
 
 def test_mlflow_holds_a_run_per_variant_with_metrics_along_the_training_step(
@@ -108,7 +129,7 @@ def test_a_checkpoint_that_cannot_be_evaluated_is_noted_and_hides_no_other(
     tensors["model.norm.weight"][:] = float("nan")
     save_file(tensors, weights, metadata={"format": "pt"})
     assert watch_checkpoints(str(study), return_state=True).is_failed()
-    failed = [job for job in Tracker(Study.read(study)).finished().values() if job.status == "failed"]
+    failed = [job for job in Tracker(Study.read(study)).ledger.finished().values() if job.status == "failed"]
     assert {(job.variant, job.benchmark) for job in failed} == {("B", "capitals"), ("B", "sums")}
     assert all("NaN" in job.error for job in failed)
 
@@ -133,22 +154,21 @@ def test_a_result_that_was_computed_but_not_logged_is_logged_without_computing_i
     tmp_path: Path, tiny_checkpoint: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make_study(tmp_path, tiny_checkpoint)
-    finish = Tracker._finish
+    finish = Ledger.finish
 
-    def die(*_: Any) -> None:
+    def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt  # as if the process were killed after the metrics, before the job is marked done
 
-    monkeypatch.setattr(Tracker, "_finish", die)
+    monkeypatch.setattr(Ledger, "finish", die)
     with pytest.raises(KeyboardInterrupt):
         evaluate_checkpoint(str(study), f"{tmp_path}/bucket/A/step-100")
-    assert Tracker(Study.read(study)).finished() == {}
+    assert Tracker(Study.read(study)).ledger.finished() == {}
 
-    monkeypatch.setattr(Tracker, "_finish", finish)
+    monkeypatch.setattr(Ledger, "finish", finish)
     assert watch_checkpoints(str(study), return_state=True).is_completed()
     assert sorted(computed) == ["A capitals", "A sums"]
-    history = Tracker(Study.read(study))._client.get_metric_history(
-        Tracker(Study.read(study))._run_id("A"), "accuracy/capitals"
-    )
+    store = Tracker(Study.read(study)).store
+    history = store.client.get_metric_history(store.run_id("A"), "accuracy/capitals")
     assert len(history) == 1
 
 
@@ -178,6 +198,20 @@ def test_a_bucket_on_s3_is_watched_like_a_folder(
     assert {result.provenance["checkpoint"] for result in Tracker(Study.read(study)).results()} == {uri}
 
 
+def test_a_back_fill_evaluates_a_range_of_steps_of_the_named_variants(
+    tmp_path: Path, tiny_checkpoint: Path, computed: list[str]
+) -> None:
+    study = make_study(tmp_path, tiny_checkpoint, ("A", "B"))
+    for step in (200, 300):
+        shutil.copytree(tiny_checkpoint, tmp_path / "bucket" / "A" / f"step-{step}")
+    assert backfill_checkpoints(str(study), 100, 200, dry_run=True) == []
+    assert computed == []
+    assert backfill_checkpoints(str(study), 200, 300, variants=["B"]) == []
+    assert backfill_checkpoints(str(study), 100, 200, variants=["A"], return_state=True).is_completed()
+    results = Tracker(Study.read(study)).results()
+    assert {(result.variant, result.step) for result in results} == {("A", 100), ("A", 200)}
+
+
 def test_an_mlflow_that_does_not_answer_is_one_sentence(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,8 +219,22 @@ def test_an_mlflow_that_does_not_answer_is_one_sentence(
     study = make_study(tmp_path, tiny_checkpoint)
     study.write_text('tracking_uri = "http://user:secret@127.0.0.1:9"\n' + study.read_text())
     with pytest.raises(TrackingUnavailable, match="nothing computed is lost") as caught:
-        Tracker(Study.read(study)).finished()
+        Tracker(Study.read(study)).ledger.finished()
     assert "secret" not in str(caught.value)
+
+
+def test_a_users_error_in_a_flow_is_a_sentence_and_a_bug_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = make_study(tmp_path)
+    assert watch_checkpoints(str(study), return_state=True).is_failed()
+    said = [record.getMessage() for record in caplog.records if "There is no" in record.getMessage()]
+    assert len(said) == 2  # by the task and by the flow
+    assert "Traceback" not in caplog.text
+
+    monkeypatch.setattr("tasks.discovery.discover", lambda *_: 1 / 0)
+    assert watch_checkpoints(str(study), return_state=True).is_failed()
+    assert "Traceback" in caplog.text
 
 
 def test_flows_can_be_imported_without_torch() -> None:

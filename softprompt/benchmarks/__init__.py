@@ -75,7 +75,7 @@ class Benchmark:
         """Where its rows come from, in words."""
         return f"{self.path} ({self.config})" if self.config else self.path
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         unused = {"to_example"} if self.macro_average else {"to_example", "macro_average"}
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in unused}

@@ -1,0 +1,41 @@
+"""Evaluate a range of training steps, by hand."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows.evaluate_checkpoint import evaluate_checkpoint
+from flows.rank_variants import rank_variants
+from softprompt.study import Study
+from tasks.discovery import find_pending
+from tasks.planning import say_plan
+
+
+@flow(name="backfill-checkpoints")
+def backfill_checkpoints(
+    study: str, first_step: int, last_step: int, variants: list[str] | None = None, dry_run: bool = False
+) -> list[State[Any]]:
+    """Evaluate what is unfinished from `first_step` to `last_step`, the newest first, and rank the variants.
+
+    Args:
+        study: path of the study's TOML file.
+        first_step: the first training step to evaluate.
+        last_step: the last one, itself included.
+        variants: their names; all if left out.
+        dry_run: only say what would be evaluated and what it would cost.
+    """
+    declared = Study.read(study)
+    chosen = [
+        checkpoint
+        for checkpoint in find_pending(declared)
+        if first_step <= checkpoint.step <= last_step and (variants is None or checkpoint.variant in variants)
+    ]
+    say_plan(declared, chosen)
+    if dry_run or not chosen:
+        return []
+    states = [
+        evaluate_checkpoint(study, checkpoint.uri, retry_failed=False, wait_for_others=False, return_state=True)
+        for checkpoint in chosen
+    ]
+    return [*states, rank_variants(study, return_state=True)]

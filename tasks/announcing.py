@@ -1,0 +1,42 @@
+"""Tell Prefect that a checkpoint is there, so that the deployment `on-event` evaluates it at once."""
+
+from pathlib import Path
+
+from softprompt.errors import SoftPromptError
+
+EVENT = "checkpoint.ready"
+RESOURCE = "softprompt.checkpoint."
+
+
+class NotAnnounced(SoftPromptError):
+    """Prefect did not take the event; the schedule will find the checkpoint without it."""
+
+    retryable = True
+
+
+def announce_checkpoint(uri: str) -> None:
+    """Emit `checkpoint.ready` and wait until Prefect has taken it.
+
+    Raises:
+        NotAnnounced: there is no Prefect server, or it does not answer.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.events.schemas.events import Event, Resource
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        raise NotAnnounced(
+            "PREFECT_API_URL is not set; set it to the Prefect server's, e.g. http://127.0.0.1:4200/api."
+        )
+    place = uri if "://" in uri else str(Path(uri).absolute())
+    resource = Resource({"prefect.resource.id": RESOURCE + place})
+    event = Event(event=EVENT, resource=resource, payload={"uri": place})
+    try:
+        with get_client(sync_client=True) as client:
+            client.request("POST", "/events", json=[event.model_dump(mode="json")])
+    except (httpx.HTTPError, RuntimeError) as error:
+        raise NotAnnounced(
+            f"Prefect at {PREFECT_API_URL.value()} did not take the event ({type(error).__name__}); start it or "
+            "correct PREFECT_API_URL. The scheduled watcher will find the checkpoint all the same."
+        ) from error

@@ -1,0 +1,224 @@
+"""What is finished. MLflow alone knows: one LoggedModel per checkpoint and protocol, with a tag `job.<key>` for each
+finished job, written last. See docs/decisions/002-ledger.md.
+
+Setting a tag does not change a LoggedModel's `last_updated_timestamp`, but finalizing it does, so that every entry is
+followed by that. This is how a copy in the study's home is brought up to date by reading only what changed. The copy
+decides nothing: without it the answer is the same and takes longer.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from softprompt.checkpoints import Checkpoint
+from softprompt.fingerprints import fingerprint
+from softprompt.result import Job
+from tasks.claims import claimed
+from tasks.files import write_whole
+from tasks.store import CREATION_PATIENCE_S, Store
+
+JOB_TAG = "job."
+OVERLAP_MS = 120_000
+"""How far a refresh looks back behind the newest change it knows: longer than clocks of MLflow's servers differ."""
+FULL_READ_S = 24 * 3600
+"""After this the copy is read anew in full, since what was deleted by hand in MLflow changes no timestamp we see."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A job that needs no work: done, or failed in a way that will not change by itself."""
+
+    key: str
+    status: str
+    variant: str
+    step: int
+    uri: str
+    checkpoint: str
+    """Fingerprint; so are `protocol` and `benchmark_fingerprint`."""
+    protocol: str
+    benchmark: str
+    benchmark_fingerprint: str
+    modified_ms: int
+    run_id: str
+    seconds: float = 0.0
+    """Wall clock of the evaluation; 0 for a failed one."""
+    error: str = ""
+    superseded_by: str = ""
+    """Fingerprint of the checkpoint that was written over this one."""
+
+    @property
+    def artifacts(self) -> str:
+        """Where its files are among its run's artifacts."""
+        return artifact_folder(self.benchmark, self.step, self.key)
+
+
+class Ledger:
+    """Which of a study's jobs are finished.
+
+    Raises:
+        TrackingUnavailable: from every method, if MLflow does not answer.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.study = store.study
+        self.copy = Path(self.study.home) / "ledger.json"
+
+    def finished(self) -> dict[str, Finished]:
+        """All finished jobs of the study by key, those of other protocols and of overwritten weights included."""
+        with self.store.answers():
+            source = fingerprint([self.study.mlflow_uri, self.store.experiment_id, list(Finished.__dataclass_fields__)])
+        models, seen_ms, read_s = self._read_copy(source)
+        if not 0 <= time.time() - read_s < FULL_READ_S:
+            models, seen_ms, read_s = {}, 0, time.time()
+        changed = list(self._models(f"last_updated_timestamp >= {max(0, seen_ms - OVERLAP_MS)}"))
+        entries = {model.model_id: _entries(model) for model in changed}
+        if any(models.get(model_id) != found for model_id, found in entries.items()) or not models:
+            models |= entries
+            seen_ms = max([seen_ms, *(model.last_updated_timestamp for model in changed)])
+            values = {"source": source, "seen_ms": seen_ms, "read_s": read_s, "models": models}
+            write_whole(self.copy, json.dumps(values))
+        return {
+            key: Finished(key=key, **model["checkpoint"], **job)
+            for model in models.values()
+            for key, job in model["jobs"].items()
+        }
+
+    def finished_of(self, checkpoint: Checkpoint) -> dict[str, Finished]:
+        """Finished jobs of one checkpoint, asked of MLflow itself."""
+        return {
+            key: Finished(key=key, **found["checkpoint"], **job)
+            for found in map(_entries, self._models(f"tags.fingerprint = '{checkpoint.fingerprint}'"))
+            for key, job in found["jobs"].items()
+        }
+
+    def to_rank(self) -> list[Finished]:
+        """Done jobs of the study's protocol and of its benchmarks as they are now; of a checkpoint that was
+        overwritten, only the newest."""
+        versions = {name: self.study.benchmark(name).fingerprint for name in self.study.benchmarks}
+        jobs = [
+            job
+            for job in self.finished().values()
+            if job.status == "done"
+            and job.protocol == self.study.protocol.fingerprint
+            and versions.get(job.benchmark) == job.benchmark_fingerprint
+        ]
+        newest: dict[tuple[str, int], tuple[int, str]] = {}
+        for job in jobs:
+            place, version = (job.variant, job.step), (job.modified_ms, job.checkpoint)
+            newest[place] = max(newest.get(place, version), version)
+        return [job for job in jobs if newest[job.variant, job.step] == (job.modified_ms, job.checkpoint)]
+
+    def finish(self, job: Job, status: str, *, run_id: str, seconds: float = 0.0, error: str = "") -> None:
+        """Note that a job needs no more work. This comes last: without it a job is not finished."""
+        entry = {
+            "status": status,
+            "benchmark": job.benchmark.name,
+            "benchmark_fingerprint": job.benchmark.fingerprint,
+            "seconds": round(seconds, 3),
+            "error": error,
+        }
+        self._tag(self.model_id(job, run_id), {JOB_TAG + job.key: json.dumps(entry)})
+
+    def model_id(self, job: Job, run_id: str) -> str:
+        """Of the checkpoint's LoggedModel; it is made on first use, by one process at a time."""
+        found = self._find_model(job)
+        if found is None:
+            key = fingerprint(["model", job.checkpoint.fingerprint, job.protocol.fingerprint])
+            with claimed(self.store, key, patience_s=CREATION_PATIENCE_S):
+                found = self._find_model(job) or self._new_model(job, run_id)
+        return found
+
+    def _find_model(self, job: Job) -> str | None:
+        found = [
+            (model.creation_timestamp, model.model_id)
+            for model in self._models(f"tags.fingerprint = '{job.checkpoint.fingerprint}'")
+            if model.tags["protocol"] == job.protocol.fingerprint
+        ]
+        return min(found)[1] if found else None
+
+    def _new_model(self, job: Job, run_id: str) -> str:
+        checkpoint, protocol = job.checkpoint, job.protocol.fingerprint
+        tags = {
+            "fingerprint": checkpoint.fingerprint,
+            "protocol": protocol,
+            "uri": checkpoint.uri,
+            "modified_ms": str(checkpoint.modified_ms),
+        }
+        mine = self.store.client.create_logged_model(
+            self.store.experiment_id,
+            name=_plain_name(f"{checkpoint.variant}-step-{checkpoint.step}"),
+            source_run_id=run_id,
+            tags=tags,
+            params={"variant": checkpoint.variant, "step": str(checkpoint.step)},
+        )
+        same_place = [
+            model
+            for model in self._models(f"params.step = '{checkpoint.step}'")
+            if model.params["variant"] == checkpoint.variant and model.tags["protocol"] == protocol
+        ]
+        newest = max(same_place, key=lambda model: (int(model.tags["modified_ms"]), model.tags["fingerprint"]))
+        for model in same_place:
+            if model.tags["fingerprint"] != newest.tags["fingerprint"]:
+                self._tag(model.model_id, {"superseded_by": newest.tags["fingerprint"]})
+        return mine.model_id
+
+    def _tag(self, model_id: str, tags: dict[str, str]) -> None:
+        self.store.client.set_logged_model_tags(model_id, tags)
+        self.store.client.finalize_logged_model(model_id, "READY")
+
+    def _models(self, filter_string: str) -> Iterator[Any]:
+        """Checkpoints' LoggedModels; a team may keep others in the experiment. Newest change first: one that changes
+        while pages are turned comes twice rather than never."""
+        token = None
+        while True:
+            with self.store.answers():
+                page = self.store.client.search_logged_models(
+                    [self.store.experiment_id],
+                    filter_string=filter_string,
+                    max_results=100,
+                    order_by=[{"field_name": "last_updated_timestamp", "ascending": False}],
+                    page_token=token,
+                )
+            yield from (model for model in page if "fingerprint" in model.tags)
+            token = page.token
+            if not token:
+                return
+
+    def _read_copy(self, source: str) -> tuple[dict[str, Any], int, float]:
+        """LoggedModels' entries by id, the newest change among them, when they were last read in full."""
+        try:
+            copy = json.loads(self.copy.read_text())
+            if copy["source"] == source:
+                return copy["models"], copy["seen_ms"], copy["read_s"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            pass
+        return {}, 0, 0.0
+
+
+def artifact_folder(benchmark: str, step: int, key: str) -> str:
+    return f"results/{benchmark}/step-{step}-{key}"
+
+
+def _entries(model: Any) -> dict[str, dict[str, Any]]:
+    """What a LoggedModel says of its checkpoint, and of each finished job by key."""
+    checkpoint = {
+        "variant": model.params["variant"],
+        "step": int(model.params["step"]),
+        "uri": model.tags["uri"],
+        "checkpoint": model.tags["fingerprint"],
+        "protocol": model.tags["protocol"],
+        "modified_ms": int(model.tags["modified_ms"]),
+        "run_id": model.source_run_id,
+        "superseded_by": model.tags.get("superseded_by", ""),
+    }
+    jobs = {tag.removeprefix(JOB_TAG): json.loads(v) for tag, v in model.tags.items() if tag.startswith(JOB_TAG)}
+    return {"checkpoint": checkpoint, "jobs": jobs}
+
+
+def _plain_name(text: str) -> str:
+    """A LoggedModel's name may not hold these characters."""
+    return "".join("_" if char in "/:.%\"'" else char for char in text)

@@ -1,0 +1,124 @@
+"""The study's experiment in MLflow: its runs, its points, and one way to say that MLflow cannot be used."""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from softprompt.errors import TrackingUnavailable
+from softprompt.fingerprints import fingerprint
+from softprompt.study import Study
+from tasks.claims import claimed
+
+CREATION_PATIENCE_S = 60
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+"""Okabe and Ito's palette, told apart by colour-blind readers as well."""
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+
+class Point(NamedTuple):
+    """A metric of a run along the training step, and of a LoggedModel as well if that is named."""
+
+    name: str
+    value: float
+    when_ms: int
+    step: int
+    model_id: str | None = None
+
+
+class Store:
+    """One experiment per study; one run per variant, reopened and left running; one run called `ranking`.
+
+    Raises:
+        TrackingUnavailable: inside `answers`, if the server does not answer.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self._run_ids: dict[str, str] = {}
+
+    @cached_property
+    def client(self) -> Any:
+        from mlflow import MlflowClient
+
+        Path(self.study.home).mkdir(parents=True, exist_ok=True)
+        return MlflowClient(tracking_uri=self.study.mlflow_uri)
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """Its name is unique in MLflow, so that of two processes that create it one meets the other's."""
+        from mlflow.exceptions import MlflowException
+
+        def find() -> str | None:
+            experiment = self.client.get_experiment_by_name(self.study.name)
+            return experiment.experiment_id if experiment else None
+
+        is_local = self.study.mlflow_uri.startswith("sqlite:")
+        artifacts = (Path(self.study.home) / "mlartifacts").as_uri() if is_local else None
+        try:
+            return find() or self.client.create_experiment(self.study.name, artifact_location=artifacts)
+        except MlflowException:
+            found = find()  # another process may have made it in between
+            if found is None:
+                raise
+            return found
+
+    def run_id(self, variant: str) -> str:
+        """The variant's run; it is made on first use, by one process at a time, and never ended."""
+        if variant not in self._run_ids:
+            found = self._find_run(variant)
+            if found is None:
+                with claimed(self, fingerprint(["run", variant]), patience_s=CREATION_PATIENCE_S):
+                    found = self._find_run(variant) or self._new_run(variant)
+            self._run_ids[variant] = found
+        return self._run_ids[variant]
+
+    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """A point that is there already, with the same value, time and step, is not doubled by MLflow."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(p.name, p.value, p.when_ms, p.step, model_id=p.model_id) for p in points]
+        for start in range(0, len(metrics), 1000):  # the server's limit
+            self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+    @contextmanager
+    def answers(self) -> Iterator[None]:
+        """Turn MLflow's and the network's many complaints into one."""
+        import requests
+        import sqlalchemy.exc
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+            reason = _without_passwords(" ".join(str(error).split()))[:300]
+            raise TrackingUnavailable(
+                f"MLflow at {_without_passwords(self.study.mlflow_uri)} cannot be used ({reason}); nothing computed is "
+                "lost: start it, or correct `tracking_uri` in the study, and the same call goes on from here."
+            ) from None  # the cause's own text may hold a password
+
+    def _find_run(self, variant: str) -> str | None:
+        name = variant.replace("\\", "\\\\").replace("'", "\\'")
+        found = self.client.search_runs(
+            [self.experiment_id], filter_string=f"tags.variant = '{name}'", order_by=["start_time ASC"], max_results=1
+        )
+        return found[0].info.run_id if found else None
+
+    def _new_run(self, variant: str) -> str:
+        number = len(self.client.search_runs([self.experiment_id], filter_string="tags.variant != 'ranking'"))
+        tags = {
+            "variant": variant,
+            "mlflow.runColor": COLOURS[number % len(COLOURS)],
+            "protocol": self.study.protocol.fingerprint,
+        }
+        return self.client.create_run(self.experiment_id, run_name=variant, tags=tags).info.run_id
+
+
+def _without_passwords(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
