@@ -104,7 +104,8 @@ def show_plan(plan: "Plan") -> None:
         else:
             cells = [in_words(cost.seconds_per_job), f"{cost.num_measured} jobs", in_words(cost.seconds)]
         table.add_row(cost.benchmark, str(cost.num_jobs), *cells)
-    screen.print(table)
+    if plan.costs:
+        screen.print(table)
     screen.print(plan.sentence(), highlight=False, soft_wrap=True)
 
 

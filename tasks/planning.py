@@ -63,11 +63,11 @@ class Plan:
         return sum(cost.num_jobs for cost in self.costs if cost.seconds is None)
 
     def sentence(self) -> str:
-        unknown = f", and {self.num_unmeasured} jobs without a measurement yet" if self.num_unmeasured else ""
-        return (
-            f"{self.num_jobs} jobs on {len(self.checkpoints)} checkpoints: about {in_words(self.seconds)} "
-            f"one after another{unknown}."
-        )
+        known = self.num_jobs - self.num_unmeasured
+        costs = [f"about {in_words(self.seconds)} for {known}, one after another"] if known else []
+        unknown = [f"no measurement yet for {self.num_unmeasured}"] if self.num_unmeasured else []
+        what = f"{self.num_jobs} jobs on {len(self.checkpoints)} checkpoints"
+        return f"{what}: {', '.join(costs + unknown)}." if self.num_jobs else "Nothing to do."
 
     def to_dict(self) -> dict[str, Any]:
         costs = [{**asdict(cost), "seconds": cost.seconds} for cost in self.costs]

@@ -107,7 +107,7 @@ def test_a_plan_says_what_would_be_evaluated_and_what_it_would_cost(tmp_path: Pa
     assert (planned["num_jobs"], planned["seconds"], planned["num_unmeasured"]) == (5, 6.0, 3)
     shown = CliRunner().invoke(app, ["plan", str(file)]).stdout
     assert "no measurement yet" in shown
-    assert "5 jobs on 3 checkpoints: about 6 s one after another, and 3 jobs without a measurement yet." in shown
+    assert "5 jobs on 3 checkpoints: about 6 s for 2, one after another, no measurement yet for 3." in shown
 
 
 def test_an_announcement_that_nobody_takes_is_one_sentence(
