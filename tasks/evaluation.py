@@ -14,7 +14,7 @@ from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.states import Completed
 
-from softprompt.errors import BadBucket, BadStudy, SoftPromptError
+from softprompt.errors import BadBucket, BadStudy, RowsUnavailable, SoftPromptError
 from softprompt.request import Request
 from softprompt.result import RESULT_FILE, Job, Result
 from softprompt.study import Study
@@ -24,6 +24,9 @@ from tasks.files import temporary_folder
 from tasks.retries import is_retryable
 from tasks.slots import slot
 from tasks.tracking import Tracker
+
+MENDED_ELSEWHERE = (BadBucket, BadStudy, RowsUnavailable)
+"""Errors that go away while checkpoint, benchmark and protocol stay as they are: no end of the job."""
 
 
 @task(
@@ -63,7 +66,7 @@ def room_for_a_job(study: Study) -> Iterator[tuple[str, ...]]:
             ) from error
 
 
-def evaluate_and_log(tracker: Tracker, job: Job, devices: tuple[str, ...]) -> None:
+def evaluate_and_log(tracker: Tracker, job: Job, devices: tuple[str, ...] = ()) -> None:
     """A result that was computed but not logged, because the process died or MLflow was away, is logged without being
     computed again. If another process was faster, because this one lost its claim meanwhile, its result stands."""
     folder = tracker.results_folder / job.key
@@ -71,7 +74,7 @@ def evaluate_and_log(tracker: Tracker, job: Job, devices: tuple[str, ...]) -> No
         try:
             compute(tracker.study, job, folder, devices)
         except SoftPromptError as error:
-            if not error.retryable and not isinstance(error, BadBucket):  # credentials are no fault of the checkpoint
+            if not error.retryable and not isinstance(error, MENDED_ELSEWHERE):
                 tracker.log_failure(job, error)
             raise
     if is_finished(tracker, job, retry_failed=True):

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.testing.utilities import prefect_test_harness
 from s3 import S3Bucket
 from safetensors.numpy import load_file, save_file
@@ -232,7 +234,7 @@ def test_a_users_error_in_a_flow_is_a_sentence_and_a_bug_keeps_its_traceback(
     assert len(said) == 2  # by the task and by the flow
     assert "Traceback" not in caplog.text
 
-    monkeypatch.setattr("tasks.discovery.discover", lambda *_: 1 / 0)
+    monkeypatch.setattr("tasks.discovery.list_folders", lambda *_: 1 / 0)
     assert watch_checkpoints(str(study), return_state=True).is_failed()
     assert "Traceback" in caplog.text
 
@@ -241,3 +243,29 @@ def test_flows_can_be_imported_without_torch() -> None:
     code = "import flows.watch_checkpoints, flows.demo, flows.cli, sys; print({'torch', 'mlflow'} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_jobs_on_named_devices_run_in_processes_that_see_only_theirs(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """Two benchmarks on two devices; their rows are read where the job runs."""
+    study = make_study(tmp_path, tiny_checkpoint)
+    study.write_text(study.read_text() + '\n[resources]\ndevices = ["3", "5"]\ndevice = "cpu"\n')
+    for benchmark in (tmp_path / "own").glob("*.py"):
+        note = f"import os; open({str(tmp_path / 'seen')!r}, 'a').write(os.environ['CUDA_VISIBLE_DEVICES'] + '\\n')"
+        benchmark.write_text(
+            benchmark.read_text() + f"\nimport sys\nif 'softprompt.worker' in ' '.join(sys.orig_argv):\n    {note}\n"
+        )
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert sorted((tmp_path / "seen").read_text().split()) == ["3", "5"]
+    assert len(Tracker(Study.read(study)).results()) == 2
+
+
+def test_a_concurrency_limit_that_prefect_lacks_is_named_with_its_remedy(
+    tmp_path: Path, tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = make_study(tmp_path, tiny_checkpoint)
+    study.write_text(study.read_text() + '\n[resources]\nconcurrency_limit = "gpus"\n')
+    assert watch_checkpoints(str(study), return_state=True).is_failed()
+    assert "`prefect gcl create gpus --limit NUMBER_OF_GPUS`" in caplog.text
+    with get_client(sync_client=True) as client:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="gpus", limit=1))
+    assert watch_checkpoints(str(study), return_state=True).is_completed()

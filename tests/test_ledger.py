@@ -137,7 +137,7 @@ def test_of_two_that_computed_the_same_job_the_first_result_stands(
     """A machine whose clock is wrong may take a live claim for a dead one."""
     mine = job(study)
 
-    def compute(_study: Study, _job: Job, folder: Path) -> None:
+    def compute(_study: Study, _job: Job, folder: Path, _devices: object) -> None:
         recorded_result(mine, accuracy=0.25).save(folder)
         elsewhere = replace(study, home=f"{study.home}-elsewhere", tracking_uri=study.mlflow_uri)
         log(elsewhere, mine)
@@ -275,7 +275,7 @@ def test_an_mlflow_server_that_stops_while_a_result_is_logged_loses_and_doubles_
     server, mine, num_computed = Server(tmp_path), job(study), [0]
     study = replace(study, tracking_uri=server.uri, name=f"stops-{server.port}")
 
-    def compute(_study: Study, _job: Job, folder: Path) -> None:
+    def compute(_study: Study, _job: Job, folder: Path, _devices: object) -> None:
         num_computed[0] += 1
         recorded_result(mine).save(folder)
 
