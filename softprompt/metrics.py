@@ -133,3 +133,19 @@ def _mean(outcomes: Sequence[Outcome], value: Callable[[Outcome], float]) -> Est
     squares = sum((share * (found - mean)) ** 2 for share, found in zip(shares, values.values(), strict=True))
     half = Z_95 * math.sqrt(squares * n / (n - 1)) if n > 1 else math.inf
     return Estimate(mean, n, mean - half, mean + half)
+
+
+def average(estimates: Iterable[Estimate | None]) -> Estimate | None:
+    """Mean over benchmarks. None if it is undefined on one: a mean over fewer would compare unlike things.
+
+    The distances to the limits add up as independent errors do (Zou & Donner, 2008), so that the interval stays
+    as lopsided near 0 and 1 as its parts are.
+    """
+    parts = list(estimates)
+    defined = [part for part in parts if part is not None]
+    if not parts or len(defined) < len(parts):
+        return None
+    mean = sum(e.value for e in defined) / len(defined)
+    low = mean - math.hypot(*(e.value - e.low for e in defined)) / len(defined)
+    high = mean + math.hypot(*(e.high - e.value for e in defined)) / len(defined)
+    return Estimate(mean, sum(e.n for e in defined), low, high)
