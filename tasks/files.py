@@ -2,10 +2,14 @@
 
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+ABANDONED_S = 24 * 3600
+"""A half-filled folder that nobody has written to for so long belongs to nobody."""
 
 
 def write_whole(file: Path, text: str) -> Path:
@@ -18,6 +22,9 @@ def write_whole(file: Path, text: str) -> Path:
 def temporary_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `folder` only if the block ends well."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for old in folder.parent.glob(".half-*"):  # of processes that were killed
+        if time.time() - old.stat().st_mtime > ABANDONED_S:
+            shutil.rmtree(old, ignore_errors=True)
     half = Path(tempfile.mkdtemp(prefix=".half-", dir=folder.parent))
     try:
         yield half

@@ -1,14 +1,13 @@
 """The study's experiment in MLflow: its runs, its points, and one way to say that MLflow cannot be used."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from softprompt.errors import TrackingUnavailable
+from softprompt.errors import TrackingUnavailable, without_passwords
 from softprompt.fingerprints import fingerprint
 from softprompt.study import Study
 from tasks.claims import claimed
@@ -97,9 +96,9 @@ class Store:
         try:
             yield
         except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-            reason = _without_passwords(" ".join(str(error).split()))[:300]
+            reason = without_passwords(" ".join(str(error).split()))[:300]
             raise TrackingUnavailable(
-                f"MLflow at {_without_passwords(self.study.mlflow_uri)} cannot be used ({reason}); nothing computed is "
+                f"MLflow at {without_passwords(self.study.mlflow_uri)} cannot be used ({reason}); nothing computed is "
                 "lost: start it, or correct `tracking_uri` in the study, and the same call goes on from here."
             ) from None  # the cause's own text may hold a password
 
@@ -118,7 +117,3 @@ class Store:
             "protocol": self.study.protocol.fingerprint,
         }
         return self.client.create_run(self.experiment_id, run_name=variant, tags=tags).info.run_id
-
-
-def _without_passwords(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
