@@ -30,7 +30,7 @@ BOS, EOS = "<s>", "</s>"
 NUM_LAYERS = 2
 ROWS, POSITIONS = 16, 64
 STEPS_A_TURN = 10
-PEAK_RATE, NUM_WARMUP_STEPS = 5e-3, 20
+PEAK_RATE, NUM_WARMUP_STEPS = 4e-3, 20
 
 
 @dataclass(frozen=True)
