@@ -1,10 +1,9 @@
-"""prefect.yaml on a real Prefect server with a real worker: by hand and by event, one result."""
+"""prefect.yaml on real Prefect and S3 servers with a real worker: by hand, by event and on a schedule."""
 
 import importlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
+from s3 import S3Bucket
 from studies import make_study
 
 from softprompt.study import Study
@@ -46,9 +46,10 @@ def num_completed(api: str, flow: str) -> int:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+def cluster(tmp_path: Path, s3: S3Bucket) -> Iterator[tuple[Path, dict[str, str]]]:
     """(study, environment) of a server with the deployments of prefect.yaml and a worker on them."""
-    study = make_study(tmp_path / "study", tiny_checkpoint)
+    study = make_study(tmp_path / "study")
+    study.write_text(study.read_text().replace('bucket = "bucket"', f'bucket = "{s3.url}"'))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -89,30 +90,38 @@ def cluster(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[tuple[Path, dict[
 
 
 @pytest.mark.slow
-def test_a_checkpoint_named_by_hand_and_by_event_has_one_result(cluster: tuple[Path, dict[str, str]]) -> None:
+def test_a_checkpoint_named_by_hand_by_event_and_by_schedule_has_one_result(
+    cluster: tuple[Path, dict[str, str]], s3: S3Bucket, tiny_checkpoint: Path
+) -> None:
     study, environment = cluster
-    checkpoint = study.parent / "bucket" / "A" / "step-100"
-    prefect(
-        *("deployment", "run", "evaluate-checkpoint/by-hand", "-p", f"checkpoint={checkpoint}", "--watch"),
-        environment=environment,
-    )
+    api = environment["PREFECT_API_URL"]
+    uri = s3.upload(tiny_checkpoint, "A/step-100")
+
+    def finished() -> set[tuple[int, str]]:
+        return {(job.step, job.benchmark) for job in Tracker(Study.read(study)).ledger.finished().values()}
+
+    by_hand = ("deployment", "run", "evaluate-checkpoint/by-hand", "-p", f"checkpoint={uri}", "--watch")
+    prefect(*by_hand, environment=environment)
     results = Tracker(Study.read(study)).results()
     assert [(r.variant, r.step, r.benchmark) for r in results] == [("A", 100, "capitals"), ("A", 100, "sums")]
 
-    announce = [sys.executable, "-m", "flows.cli", "announce", str(checkpoint)]
+    announce = [sys.executable, "-m", "flows.cli", "announce", uri]
     subprocess.run(announce, cwd=ROOT, env=environment, check=True, timeout=PATIENCE_S)
-
-    def completed() -> bool:
-        return num_completed(environment["PREFECT_API_URL"], "evaluate-checkpoint") == 2
-
-    wait_for(completed, "the run that the event starts")
+    wait_for(lambda: num_completed(api, "evaluate-checkpoint") == 2, "the run that the event starts")
     assert Tracker(Study.read(study)).results() == results
-    assert len(Tracker(Study.read(study)).ledger.finished()) == 2
 
-    shutil.copytree(checkpoint, checkpoint.with_name("step-200"))
-    steps = ("-p", "first_step=200", "-p", "last_step=200")
+    s3.upload(tiny_checkpoint, "A/step-200")
+    every_half_minute = ("schedule", "create", "watch-checkpoints/scheduled", "--interval", "30")
+    prefect("deployment", *every_half_minute, environment=environment)
+    wait_for(lambda: num_completed(api, "watch-checkpoints") > 0, "a run that the schedule starts")
+    assert finished() == {(step, benchmark) for step in (100, 200) for benchmark in ("capitals", "sums")}
+    kept = [result for result in Tracker(Study.read(study)).results() if result.step == 100]
+    assert kept == results
+
+    s3.upload(tiny_checkpoint, "A/step-300")
+    steps = ("-p", "first_step=300", "-p", "last_step=300")
     prefect("deployment", "run", "backfill-checkpoints/by-hand", *steps, "--watch", environment=environment)
-    assert {entry.step for entry in Tracker(Study.read(study)).ledger.finished().values()} == {100, 200}
+    wait_for(lambda: {step for step, _ in finished()} == {100, 200, 300}, "the third step, by whom it may be")
 
     for kind in ("docker", "kubernetes"):
         template = ("--base-job-template", f"deployments/{kind}.json")
