@@ -40,11 +40,11 @@ def rank(
 def plan(study: StudyFile, as_json: AsJson = False) -> None:
     """Say what `watch` would evaluate and what it would cost, by what past jobs of the study took. Nothing is spent."""
     quiet_prefect()
-    from softprompt.checkpoints import discover
+    from tasks.discovery import look
     from tasks.planning import plan_checkpoints
 
     declared = Study.read(study)
-    planned = plan_checkpoints(declared, discover(declared.bucket, declared.layout).checkpoints)
+    planned = plan_checkpoints(declared, look(declared).pending)
     if as_json:
         print(json.dumps(planned.to_dict(), indent=1))
     else:

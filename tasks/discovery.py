@@ -4,6 +4,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -27,23 +28,23 @@ NUM_SAID = 20
 """Most lines of a kind that one poll logs."""
 
 
+@dataclass(frozen=True)
+class Look:
+    """What one look at a bucket has found."""
+
+    num_folders: int
+    pending: list[Checkpoint]
+    """Newest step first."""
+    rejected: list[SoftPromptError]
+
+
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
 def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | None = None) -> list[Checkpoint]:
     """Complete checkpoints with unfinished jobs, newest step first, no more than `most`; those whose fingerprint is in
     `tried` left out."""
-    bucket, finished = Bucket(study.bucket), Tracker(study).ledger.finished()
-    listing = list_folders(bucket, Layout(study.layout))
-    folders = worth_a_look(listing.folders, settled(study, finished.values()), time.time())
-    rejected, pending = list(listing.rejected.values()), []
-    for _, found in describe_each(bucket, folders, marker=study.marker, settle_s=study.settle_s):
-        if isinstance(found, SoftPromptError):
-            rejected.append(found)
-        elif found.fingerprint not in tried and any(job.key not in finished for job in jobs_of(study, found)):
-            pending.append(found)
-            if len(pending) == most:
-                break
-    report(study, len(listing.folders), pending, rejected)
-    return pending
+    found = look(study, tried, most)
+    report(study, found)
+    return found.pending
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
@@ -57,6 +58,22 @@ def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job
     pending = [job for job in jobs if job.key not in skip]
     logger.info("%s: %d of %d benchmarks to do", checkpoint.name, len(pending), len(jobs))
     return pending
+
+
+def look(study: Study, tried: frozenset[str] = frozenset(), most: int | None = None) -> Look:
+    """One look at a study's bucket and at its ledger; see `find_pending`."""
+    bucket, finished = Bucket(study.bucket), Tracker(study).ledger.finished()
+    listing = list_folders(bucket, Layout(study.layout))
+    folders = worth_a_look(listing.folders, settled(study, finished.values()), time.time())
+    found = Look(len(listing.folders), [], list(listing.rejected.values()))
+    for _, each in describe_each(bucket, folders, marker=study.marker, settle_s=study.settle_s):
+        if isinstance(each, SoftPromptError):
+            found.rejected.append(each)
+        elif each.fingerprint not in tried and any(job.key not in finished for job in jobs_of(study, each)):
+            found.pending.append(each)
+            if len(found.pending) == most:
+                break
+    return found
 
 
 def settled(study: Study, finished: Iterable[Finished]) -> set[tuple[str, int]]:
@@ -85,14 +102,14 @@ def worth_a_look(folders: Iterable[Folder], settled: set[tuple[str, int]], now_s
     return found
 
 
-def report(study: Study, num_folders: int, pending: list[Checkpoint], rejected: list[SoftPromptError]) -> None:
-    """Say what a look at the bucket has found."""
-    logger = get_run_logger()
+def report(study: Study, found: Look) -> None:
+    """Log it."""
+    logger, pending, rejected = get_run_logger(), found.pending, found.rejected
     for error in rejected[:NUM_SAID]:
         logger.warning("Passed over: %s", error)
     if rejected[NUM_SAID:]:
         logger.warning("Passed over %d more", len(rejected) - NUM_SAID)
-    logger.info("%d checkpoints in %s, %d passed over", num_folders, study.bucket, len(rejected))
+    logger.info("%d checkpoints in %s, %d passed over", found.num_folders, study.bucket, len(rejected))
     for checkpoint in pending[:NUM_SAID]:
         logger.info("To evaluate: %s, %s", checkpoint.name, checkpoint.uri)
     if pending[NUM_SAID:]:
