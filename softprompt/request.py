@@ -11,6 +11,9 @@ from softprompt.protocol import Protocol, Resources
 from softprompt.result import Job, Result
 from softprompt.study import Study
 
+ERROR_SUFFIX = ".error"
+"""Beside a request's file: what kept a worker from doing it, if a user can act on that."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:

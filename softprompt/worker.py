@@ -15,9 +15,7 @@ from pathlib import Path
 
 from softprompt import processes
 from softprompt.errors import SoftPromptError
-from softprompt.request import Request
-
-ERROR_SUFFIX = ".error"
+from softprompt.request import ERROR_SUFFIX, Request
 
 
 def main(request_file: str, folder: str) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from softprompt import errors
-from softprompt.request import Request
+from softprompt.request import ERROR_SUFFIX, Request
 
 TAIL_LINES = 30
 
@@ -53,7 +53,7 @@ def run_worker(
         finally:
             _end(child)
         if child.returncode:
-            raise _error(file.with_suffix(".error")) or errors.JobFailed(
+            raise _error(file.with_suffix(ERROR_SUFFIX)) or errors.JobFailed(
                 f"The job's process ended with status {child.returncode} and no result; the last it said: "
                 + " | ".join(tail)
             )
