@@ -74,11 +74,11 @@ def conclude(study: Path) -> None:
 def verdict_table(found: dict[str, Any]) -> Table:
     """Last step: truth and each condition's accuracy (format-following) per variant; Kendall's tau below."""
     conditions = list(found["tau"])
-    table = Table("variant", "truth", *conditions, title="Accuracy (format-following) at the last step")
+    table = Table("variant", "truth", *conditions, title="Accuracy (format-following) at the last step; Kendall's tau")
     for variant, points in found["variants"].items():
         last = points[-1]
         cells = [f"{last[c]['accuracy']:.3f} ({last[c]['format_following']:.2f})" for c in conditions]
         table.add_row(variant, f"{last['truth']:.3f}", *cells)
     table.add_section()
-    table.add_row("Kendall's tau", "", *(f"{found['tau'][c]:+.2f}" for c in conditions))
+    table.add_row("tau", "", *(f"{found['tau'][c]:+.2f}" for c in conditions))
     return table
