@@ -31,6 +31,11 @@ class Item(Protocol):
 class Grammar(Protocol):
     """See the module's docstring. `output` is the text up to the clean stop, stop string excluded."""
 
+    @property
+    def instruction(self) -> str:
+        """The format as one would ask for it in words: the control that vectors are held against. Raise the number in
+        `Protocol.fingerprint` with any change of its words."""
+
     def strict(self, output: str, item: Item) -> str | None: ...
 
     def lenient(self, output: str, item: Item) -> str | None: ...
@@ -46,6 +51,8 @@ def fold(text: str) -> str:
 @dataclass(frozen=True)
 class Letter:
     """One capital letter out of the item's options: 'B'."""
+
+    instruction = "Answer with the letter of the right option and nothing else."
 
     def strict(self, output: str, item: Item) -> str | None:
         answer = output.strip()
@@ -66,6 +73,8 @@ class Letter:
 @dataclass(frozen=True)
 class OptionInWords:
     """The text of one of the item's options and nothing else: 'oxygen'."""
+
+    instruction = "Answer with the right option in its own words and nothing else."
 
     def strict(self, output: str, item: Item) -> str | None:
         answer = fold(output)
@@ -89,6 +98,8 @@ class OptionInWords:
 class Number:
     """A bare number: '42', '-3.5', '1,200'."""
 
+    instruction = "Answer with one number in digits and nothing else."
+
     def strict(self, output: str, item: Item) -> str | None:
         answer = output.strip()
         return answer if _NUMBER.fullmatch(answer) else None
@@ -106,6 +117,8 @@ class Number:
 class ReasonedNumber(Number):
     """Free reasoning that ends in a line '#### n' (GSM8K)."""
 
+    instruction = "Reason step by step, then end with a line '#### n' where n is the answer in digits."
+
     def strict(self, output: str, item: Item) -> str | None:
         match = re.fullmatch(rf"(?s:.*)####\s*({_NUMBER.pattern})", output.strip())
         return match.group(1) if match and output.count("####") == 1 else None
@@ -120,6 +133,10 @@ class ShortText:
     """A few words on one line: 'Barack Obama'. Golds are compared as TriviaQA's own script does: see `normalised`."""
 
     max_words: int = 10
+
+    @property
+    def instruction(self) -> str:
+        return f"Answer with at most {self.max_words} words on one line and nothing else."
 
     def strict(self, output: str, item: Item) -> str | None:
         answer = output.strip()
@@ -140,6 +157,8 @@ class ShortText:
 class Word:
     """One word and nothing else: 'signs', "o'clock", 'well-known' (LAMBADA)."""
 
+    instruction = "Answer with a single word and nothing else."
+
     def strict(self, output: str, item: Item) -> str | None:
         match = _WORD.fullmatch(output.strip())
         return match.group() if match else None
@@ -158,6 +177,10 @@ class Json:
     """A JSON value that fits a JSON Schema, nothing around it. Right is a gold's value; texts are folded."""
 
     schema: dict[str, Any] = field(hash=False)
+
+    @property
+    def instruction(self) -> str:
+        return f"Answer with JSON that fits this schema and nothing else: {json.dumps(self.schema)}"
 
     @functools.cached_property
     def validator(self) -> Any:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from softprompt import benchmarks as registry
-from softprompt import suites
+from softprompt import controls, suites
 from softprompt.checks import Check, check, require_sound
 from softprompt.errors import SoftPromptError
 from softprompt.protocol import Protocol, Resources
@@ -86,6 +86,8 @@ def evaluate(
         return
     for result in results:
         screen.print(conditions_table(result), curve_table(result))
+        for placement, excess in result.learned_task.items():
+            screen.print(f"  {placement}: {controls.in_words(excess)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

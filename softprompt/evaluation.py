@@ -15,17 +15,19 @@ from torch import Tensor
 from softprompt import benchmarks, processes
 from softprompt.benchmarks import Benchmark, Example, Rows
 from softprompt.cache import Cache
-from softprompt.chat import answer_ids, ask
+from softprompt.chat import answer_ids
 from softprompt.checkpoints import Checkpoint, open_checkpoint
+from softprompt.conditions import Condition
+from softprompt.controls import learned_task, shuffled_answers, with_instruction
 from softprompt.decode import answer
-from softprompt.errors import BadBenchmark
+from softprompt.lengths import check_lengths
 from softprompt.metrics import Outcome, summarise
 from softprompt.models import LanguageModel, load_model
 from softprompt.prefill import Prefill
-from softprompt.prompt import Placement, Prompt, plain_prompts
+from softprompt.prompt import Placement, Prompt, plain_prompts, random_vectors
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import CurvePoint, Job, Result
-from softprompt.tune import TunedPrompt, tune
+from softprompt.tune import tune
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of the whole job that is done (0 to 1)."""
@@ -67,18 +69,9 @@ def evaluate(
         rows = rows or benchmarks.load(benchmark, mirror)
         shots, train, test = rows.sample(protocol)
         model = load_model(checkpoint, resources, tokenizer, cache)
-    work = Evaluation(model, benchmark, protocol, resources, test, clock, progress)
-    work.check_lengths(train, shots)
-
-    outcomes = work.plain("zero_shot")
-    if protocol.num_shots:
-        outcomes += work.plain("few_shot", shots)
-    curves, diverged, vectors = {}, {}, {}
-    for name in protocol.placements:
-        final, curves[name], tuned = work.soft_prompt(name, train)
-        outcomes += final
-        diverged[name] = tuned.diverged
-        vectors[name] = tuned.vectors_SPD.cpu().numpy()
+    check_lengths(model, benchmark, protocol, shots, train, test)
+    work = Evaluation(model, benchmark, protocol, resources, shots, train, test, clock, progress)
+    outcomes = [outcome for condition in protocol.planned for outcome in work.outcomes(condition)]
 
     return Result(
         job_key=Job(checkpoint, benchmark, protocol).key,
@@ -90,8 +83,9 @@ def evaluate(
         headline=protocol.headline,
         protocol=protocol,
         metrics={c: summarise([o for o in outcomes if o.condition == c]) for c in protocol.conditions},
-        curves=curves,
-        diverged=diverged,
+        curves={name: tuning.curve for name, tuning in work.tunings.items()},
+        diverged={name: tuning.diverged for name, tuning in work.tunings.items()},
+        learned_task=learned_task(protocol.planned, outcomes),
         seconds=dict(clock.seconds),
         provenance={
             "checkpoint": checkpoint.uri,
@@ -109,7 +103,7 @@ def evaluate(
             "transformers": transformers.__version__,
         },
         outcomes=tuple(outcomes),
-        vectors=vectors,
+        vectors={name: tuning.vectors_SPD.cpu().numpy() for name, tuning in work.tunings.items()},
     )
 
 
@@ -128,6 +122,15 @@ class Clock:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """What is left of a tuning: the final vectors and the way to them."""
+
+    vectors_SPD: Tensor
+    curve: tuple[CurvePoint, ...]
+    diverged: tuple[int, ...]
+
+
 @dataclass
 class Evaluation:
     """The conditions of one job on one loaded model."""
@@ -136,31 +139,50 @@ class Evaluation:
     benchmark: Benchmark
     protocol: Protocol
     resources: Resources
+    shots: list[Example]
+    train: list[Example]
     test: list[Example]
     clock: Clock
     progress: Progress
+    tunings: dict[str, Tuning] = field(default_factory=dict)
+    """By condition, of those that were asked for so far."""
     num_done: int = 0
 
     @functools.cached_property
     def prefill(self) -> Prefill:
         return Prefill(self.model)
 
-    def plain(self, condition: str, shots: Sequence[Example] = ()) -> list[Outcome]:
-        """A condition without vectors."""
-        prompts = plain_prompts(self.model, self.benchmark, self.test, shots, chat=self.protocol.chat)
-        return self._outcomes(condition, prompts, None, self.test, with_scores=True)
+    def outcomes(self, condition: Condition) -> list[Outcome]:
+        """Of all test items. A condition that takes its vectors from a tuning comes after the one tuned for them."""
+        if condition.is_tuning:
+            return self._tuned(condition)
+        shots = self.shots if condition.words == "few_shot" else []
+        if not condition.placement:
+            instructed = condition.words == "instruction"
+            benchmark = with_instruction(self.benchmark) if instructed else self.benchmark
+            prompts = plain_prompts(self.model, benchmark, self.test, shots, chat=self.protocol.chat)
+            return self._outcomes(condition.name, prompts, None, self.test, with_scores=True)
+        placement = self._placement(condition)
+        prompts = self._prompts(placement, self.test, shots)
+        if condition.vectors == "untuned":
+            vectors_SPD = placement.initial_vectors(self.protocol.seeds)
+        else:
+            vectors_SPD = self.tunings[condition.placement].vectors_SPD
+        if condition.vectors == "random":
+            vectors_SPD = random_vectors(vectors_SPD, self.protocol.seeds)
+        return self._outcomes(condition.name, prompts, vectors_SPD, self.test, with_scores=True)
 
-    def soft_prompt(
-        self, name: str, train: Sequence[Example]
-    ) -> tuple[list[Outcome], tuple[CurvePoint, ...], TunedPrompt]:
-        """Tune one placement: outcomes of the final prompts, the tuning curve, the final vectors."""
-        placement = Placement(name, self.model, self.benchmark, self.protocol)
+    def _tuned(self, condition: Condition) -> list[Outcome]:
+        """Tune the vectors of a condition, with its curve; outcomes of the final prompts."""
+        name, placement = condition.name, self._placement(condition)
+        is_shuffled = condition.vectors == "shuffled"
         num_asked = self.protocol.batch_size * len(self.protocol.seeds)
         steps = tune(
             self.prefill,
             self.benchmark,
             placement,
-            train,
+            self.train,
+            shuffled_answers(self.train) if is_shuffled else [example.answer for example in self.train],
             self.protocol,
             self.resources.micro_batch,
             on_step=lambda step: self._advance(f"{name}: tuning, step {step}", num_asked),
@@ -171,9 +193,7 @@ class Evaluation:
                 tuned = next(steps)
             is_final = tuned.step == self.protocol.num_steps
             examples = self.test if is_final else self.test[: self.num_curve]
-            prompts = [
-                placement.prompt(example, seed) for seed in range(len(self.protocol.seeds)) for example in examples
-            ]
+            prompts = self._prompts(placement, examples)
             outcomes = self._outcomes(name, prompts, tuned.vectors_SPD, examples, with_scores=is_final)
             on_curve = {example.id for example in self.test[: self.num_curve]}
             points.append(
@@ -184,30 +204,17 @@ class Evaluation:
                 )
             )
             if is_final:
-                return outcomes, tuple(points), tuned
+                self.tunings[name] = Tuning(tuned.vectors_SPD, tuple(points), tuned.diverged)
+                return outcomes
 
-    def check_lengths(self, train: Sequence[Example], shots: Sequence[Example]) -> None:
-        """Raise `BadBenchmark` for an item that does not fit into the model's context, at test or in tuning."""
-        limit = self.model.context_length
-        if limit is None:
-            return
-        num_front = self.protocol.num_vectors
+    def _placement(self, condition: Condition) -> Placement:
+        return Placement(condition.placement, self.model, self.benchmark, self.protocol)
 
-        def prompt(example: Example, shots: Sequence[Example] = ()) -> str:
-            return ask(self.model, self.benchmark, example, shots, chat=self.protocol.chat).prompt
-
-        asked = [(e, prompt(e), self.benchmark.max_new_tokens + num_front) for e in self.test]
-        shown = [(e, prompt(e, shots), self.benchmark.max_new_tokens) for e in self.test if shots]
-        learned = [(e, f"{prompt(e)} {e.answer}", 1 + num_front) for e in train]
-        for kind, items in (("", asked), (f" with {len(shots)} shots", shown), (" with its answer", learned)):
-            for example, text, num_more in items:
-                length, room = len(self.model.encode(text)), num_more + len(self.model.bos_ids)
-                if length + room > limit:
-                    raise BadBenchmark(
-                        f"Benchmark {self.benchmark.name!r}, item {example.id}: {length} tokens{kind} and {room} "
-                        f"for vectors and output exceed the model's context of {limit}. Lower num_shots, or leave this "
-                        "benchmark out for this model."
-                    )
+    def _prompts(
+        self, placement: Placement, examples: Sequence[Example], shots: Sequence[Example] = ()
+    ) -> list[Prompt]:
+        """Of every seed, seeds outermost."""
+        return [placement.prompt(e, seed, shots) for seed in range(len(self.protocol.seeds)) for e in examples]
 
     @functools.cached_property
     def num_curve(self) -> int:
@@ -217,10 +224,12 @@ class Evaluation:
     def num_work(self) -> int:
         """Answers that the whole job asks for or, in tuning, learns from."""
         protocol, num_test = self.protocol, len(self.test)
-        num_plain = num_test * (len(protocol.conditions) - len(protocol.placements))
-        num_asked = num_test + self.num_curve * (len(protocol.measured_steps) - 1)
-        num_learned = protocol.batch_size * protocol.num_steps
-        return num_plain + (num_asked + num_learned) * len(protocol.seeds) * len(protocol.placements)
+        num_learned = protocol.batch_size * protocol.num_steps + self.num_curve * (len(protocol.measured_steps) - 1)
+        return sum(
+            (num_test + (num_learned if condition.is_tuning else 0))
+            * (len(protocol.seeds) if condition.placement else 1)
+            for condition in protocol.planned
+        )
 
     def _advance(self, what: str, num_more: int) -> None:
         self.num_done += num_more

@@ -27,6 +27,9 @@ Found = Mapping[tuple[str, str], Result]
 
 TUNING_METRICS = ("format_following", "knowledge_accuracy", "accuracy")
 
+MAX_UPRIGHT = 6
+"""Of more conditions, names are broken into short lines below a figure."""
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Told apart with any colour vision (Okabe & Ito, 2008); without black and yellow, which a page swallows."""
 MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"))
@@ -82,7 +85,9 @@ def conditions_figure(by_condition: Mapping[str, Ranking], looks: Mapping[str, L
         aside = 0.3 * ((i + 0.5) / len(looks) - 0.5)  # so that intervals stand beside one another
         line = [(x + aside, estimate) for x, estimate in _scores(enumerate(by_condition.values()), variant)]
         _draw(axes, look, line, band=False)
-    axes.set_xticks(range(len(by_condition)), list(by_condition))
+    crowded = len(by_condition) > MAX_UPRIGHT
+    names = [name.replace("_", "\n") for name in by_condition] if crowded else list(by_condition)
+    axes.set_xticks(range(len(by_condition)), names, fontsize=7 if crowded else None)
     axes.set(ylabel="score", xlim=(-0.4, len(by_condition) - 0.6))
     axes.grid(axis="x", visible=False)
     return _svg(figure, "conditions")

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 
@@ -78,8 +78,23 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
     if all(outcome.choice_correct is not None for outcome in outcomes):
         metrics["choice_accuracy"] = _proportion(outcomes, lambda o: bool(o.choice_correct))
     if all(outcome.gold_bits is not None for outcome in outcomes):
-        metrics["gold_bits_per_byte"] = _mean(outcomes, lambda o: (o.gold_bits or 0.0) / (o.gold_bytes or 1))
+        metrics["gold_bits_per_byte"] = _mean(outcomes, _bits_per_byte)
     return metrics
+
+
+def difference(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Estimate]:
+    """By format-free metric: how much better `first` does than `second` on the same items, paired by item. Positive is
+    better: more right choices, fewer bits."""
+    values: dict[str, Callable[[Outcome], float]] = {}
+    if all(outcome.choice_correct is not None for outcome in (*first, *second)):
+        values["choice_accuracy"] = lambda o: float(bool(o.choice_correct))
+    if all(outcome.gold_bits is not None for outcome in (*first, *second)):
+        values["gold_bits_per_byte"] = lambda o: -_bits_per_byte(o)
+    found = {}
+    for metric, value in values.items():
+        ahead, behind = per_item(first, value), per_item(second, value)
+        found[metric] = _mean_of({item: ahead[item] - behind[item] for item in ahead}, item_weights(first))
+    return found
 
 
 def item_weights(outcomes: Iterable[Outcome]) -> dict[str, float]:
@@ -126,8 +141,16 @@ def _proportion(outcomes: Sequence[Outcome], holds: Callable[[Outcome], bool]) -
     return wilson(value, len(weights), effective([*weights.values()]))
 
 
+def _bits_per_byte(outcome: Outcome) -> float:
+    return (outcome.gold_bits or 0.0) / (outcome.gold_bytes or 1)
+
+
 def _mean(outcomes: Sequence[Outcome], value: Callable[[Outcome], float]) -> Estimate:
-    values, weights = per_item(outcomes, value), item_weights(outcomes)
+    return _mean_of(per_item(outcomes, value), item_weights(outcomes))
+
+
+def _mean_of(values: Mapping[str, float], weights: Mapping[str, float]) -> Estimate:
+    """The weighted mean of values by item, with its normal interval."""
     n, shares = len(values), [weights[item] / len(values) for item in values]
     mean = fmean(values.values(), shares)
     squares = sum((share * (found - mean)) ** 2 for share, found in zip(shares, values.values(), strict=True))

@@ -64,8 +64,9 @@ class Placement:
                 "placement 'prefix'."
             )
 
-    def prompt(self, example: Example, seed: int) -> Prompt:
-        asked = ask(self.model, self.benchmark, example, chat=self.chat)
+    def prompt(self, example: Example, seed: int, shots: Sequence[Example] = ()) -> Prompt:
+        """`example` for the vectors of the seed of that number; vectors in front stand before the `shots`, too."""
+        asked = ask(self.model, self.benchmark, example, shots, chat=self.chat)
         text_ids = self.model.encode(asked.question if self.cue_ids else asked.prompt)
         bos, front, num_back = self.model.bos_ids, self.num_front, len(self.cue_ids)
         return Prompt(
@@ -92,6 +93,17 @@ class Placement:
         special = set(self.model.tokenizer.all_special_ids)
         ordinary = [i for i in range(len(self.model.tokenizer)) if i not in special]
         return random.Random(f"vectors of seed {seed}").choices(ordinary, k=self.num_front)
+
+
+def random_vectors(vectors_SPD: Tensor, seeds: Sequence[int]) -> Tensor:
+    """(S, P, D) directions drawn by seed, each as long as the vector whose place it takes.
+
+    Not rows of the vocabulary: that is what vectors in front start from, and so another control, `untuned`.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    drawn_SPD = torch.stack([torch.randn(vectors_SPD.shape[1:], generator=generator) for generator in generators])
+    unit_SPD = (drawn_SPD / drawn_SPD.norm(dim=-1, keepdim=True)).to(vectors_SPD)
+    return unit_SPD * vectors_SPD.norm(dim=-1, keepdim=True)
 
 
 def plain_prompt(model: LanguageModel, text: str) -> Prompt:

@@ -6,10 +6,12 @@ from math import inf
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
+from softprompt.conditions import CONTROLS, PLACEMENTS, Condition, planned
 from softprompt.errors import BadStudy
 from softprompt.fingerprints import fingerprint
 
-PLACEMENTS = ("cue", "prefix", "both")
+ADDED = {"controls": ()}
+"""Settings that came later, at the value that means what went before: there they leave a protocol's identity alone."""
 
 
 class FromDict:
@@ -44,6 +46,11 @@ class Protocol(FromDict):
 
     placements: tuple[str, ...] = ("cue", "prefix")
     """Where the vectors go; each is tuned and evaluated, the first is the headline that ranks variants."""
+    controls: tuple[str, ...] = ()
+    """Further conditions, which say what the vectors learned. For each placement: `untuned` (0 steps), `random`
+    (directions drawn by seed, as long as the tuned vectors), `shuffled` (tuned on answers shuffled among the training
+    items), `few_shot` (the tuned vectors with solved examples before the question). And `instruction`: no vectors, but
+    a line that states the answer's format."""
     num_vectors: int = 10
     """Vectors in front of the question (`prefix`). `cue` has as many vectors as the answer cue has tokens."""
     prefix_text: str = ""
@@ -82,14 +89,13 @@ class Protocol(FromDict):
                 0 < getattr(self, name) < inf, name, getattr(self, name), "a positive multiple of the embedding RMS"
             )
         require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "distinct seeds")
-        require(
-            bool(self.placements)
-            and set(self.placements) <= set(PLACEMENTS)
-            and len(set(self.placements)) == len(self.placements),
-            "placements",
-            self.placements,
-            f"distinct names out of {', '.join(PLACEMENTS)}",
-        )
+        require(bool(self.placements), "placements", self.placements, f"one or more of {', '.join(PLACEMENTS)}")
+        for name, known in (("placements", PLACEMENTS), ("controls", CONTROLS)):
+            found = getattr(self, name)
+            holds = set(found) <= set(known) and len(set(found)) == len(found)
+            require(holds, name, found, f"distinct names out of {', '.join(known)}")
+        if "few_shot" in self.controls:
+            require(self.num_shots >= 1, "num_shots", self.num_shots, "1 or more for the control 'few_shot'")
         require(
             list(self.curve_steps) == sorted(set(self.curve_steps)) and min(self.curve_steps, default=0) >= 0,
             "curve_steps",
@@ -99,17 +105,28 @@ class Protocol(FromDict):
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint({"protocol": 1, **self.to_dict()})
+        settings = {n: value for n, value in self.to_dict().items() if n not in ADDED or value != ADDED[n]}
+        return fingerprint({"protocol": 1, **settings})
 
     @property
     def headline(self) -> str:
         """The condition whose accuracy ranks the variants."""
         return self.placements[0]
 
+    @cached_property
+    def planned(self) -> tuple[Condition, ...]:
+        """All conditions of a result, in the order in which tables show them."""
+        return planned(self.placements, self.controls, self.num_shots)
+
     @property
     def conditions(self) -> tuple[str, ...]:
-        """All conditions of a result, in the order in which tables show them."""
-        return ("zero_shot", *(("few_shot",) if self.num_shots else ()), *self.placements)
+        """Their names."""
+        return tuple(condition.name for condition in self.planned)
+
+    @property
+    def tunings(self) -> tuple[str, ...]:
+        """Names of those that vectors are tuned for, each with a tuning curve."""
+        return tuple(condition.name for condition in self.planned if condition.is_tuning)
 
     @property
     def measured_steps(self) -> tuple[int, ...]:

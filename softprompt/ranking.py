@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from softprompt import controls
 from softprompt.errors import BadStudy
 from softprompt.metrics import Outcome, chance_centred, item_weights, per_item
 from softprompt.result import Result
@@ -283,6 +284,9 @@ def _warnings(results: Sequence[Result], condition: str) -> tuple[str, ...]:
             )
         if result.saturated(condition, "accuracy") is False:
             found.append(f"accuracy still rises at the end of the tuning on {result.benchmark} (not saturated)")
+        excess = result.learned_task.get(condition, {})
+        if controls.learned(excess):
+            found.append(f"on {result.benchmark}, {controls.in_words(excess)}")
         following = result.metrics[condition]["format_following"].value
         if condition in result.curves and following < FORMAT_LEARNED:
             found.append(f"format-following is only {following:.2f} on {result.benchmark}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from softprompt import figures
+from softprompt import controls, figures
 from softprompt.figures import Found, Truth
 from softprompt.metrics import average
 from softprompt.ranking import Ranking, kendall_tau, rank
@@ -112,12 +112,13 @@ def _contents(results: Sequence[Result], latest: Ranking, past: Sequence[Ranking
             }
             for variant in looks
         },
+        "learned_task": controls.summary(results),
         "figures": {
             "conditions": figures.conditions_figure(by_condition, looks) if latest.standings else None,
             "learning": figures.learning_figure(past, looks, truth) if past else None,
             "benchmarks": figures.benchmarks_figure(results, latest, past, looks),
             "ranks": figures.ranks_figure(past, looks) if len(past) > 1 and num_ranked > 1 else None,
-            "tuning": figures.tuning_figure(found, latest, protocol.placements, looks) if latest.standings else None,
+            "tuning": figures.tuning_figure(found, latest, protocol.tunings, looks) if latest.standings else None,
         },
         "results": sorted(results, key=lambda r: (-r.step, r.variant, r.benchmark)),
         "by_benchmark": {b: [r for r in results if r.benchmark == b] for b in benchmarks},

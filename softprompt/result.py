@@ -61,16 +61,19 @@ class Result:
     metrics: dict[str, dict[str, Estimate]]
     """Condition -> metric -> estimate. A metric that is undefined is absent."""
     curves: dict[str, tuple[CurvePoint, ...]]
-    """Placement -> tuning curve."""
+    """Condition that vectors are tuned for -> tuning curve."""
     diverged: dict[str, tuple[int, ...]]
-    """Placement -> seeds whose tuning diverged; empty when all went well."""
+    """The same -> seeds whose tuning diverged; empty when all went well."""
     seconds: dict[str, float]
     """Wall-clock seconds by phase: tune, generate, score."""
     provenance: dict[str, Any]
     """Versions, device, dtype, world size, counts of items, tokens and vectors."""
+    learned_task: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    """Placement -> format-free metric -> how much better true answers did than shuffled ones, paired by item. Empty
+    without the control `shuffled`."""
     outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
     vectors: "dict[str, np.ndarray]" = field(default_factory=dict, repr=False)
-    """Placement -> tuned vectors, (seed, vector, width), float32."""
+    """Condition that vectors are tuned for -> the vectors, (seed, vector, width), float32."""
 
     @property
     def status(self) -> str:
@@ -134,6 +137,7 @@ class Result:
                     for placement, points in values["curves"].items()
                 },
                 "diverged": {placement: tuple(seeds) for placement, seeds in values["diverged"].items()},
+                "learned_task": {p: _estimates(found) for p, found in values.get("learned_task", {}).items()},
                 "outcomes": tuple(outcomes),
             }
         )

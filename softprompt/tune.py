@@ -43,11 +43,14 @@ def tune(
     benchmark: Benchmark,
     placement: Placement,
     examples: Sequence[Example],
+    targets: Sequence[str],
     protocol: Protocol,
     micro_batch: int,
     on_step: Callable[[int], None] = lambda _step: None,
 ) -> Iterator[TunedPrompt]:
     """Tune one prompt per seed on the same examples; yields at each of the protocol's measured steps, 0 included.
+
+    `targets` are what the examples are to be answered with: their own answers, or in a control others.
 
     The seeds share forward passes but nothing else: each has its own vectors, sample order, loss, and clipping.
     """
@@ -62,7 +65,9 @@ def tune(
     )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, protocol))
     end, chat = terminator_id(model, chat=protocol.chat), protocol.chat
-    answers = [[*answer_ids(model, benchmark, e, e.answer, chat=chat), end] for e in examples]
+    answers = [
+        [*answer_ids(model, benchmark, e, target, chat=chat), end] for e, target in zip(examples, targets, strict=True)
+    ]
     prompts = [[placement.prompt(e, seed) for e in examples] for seed in range(len(seeds))]
     diverged: set[int] = set()
 

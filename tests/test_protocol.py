@@ -12,6 +12,7 @@ from softprompt.study import Study
 
 CHANGES: dict[str, Any] = {
     "placements": ("prefix",),
+    "controls": ("shuffled",),
     "num_vectors": 5,
     "prefix_text": "Answer in one word.",
     "cue_text": "\nIn one word:",
@@ -19,7 +20,7 @@ CHANGES: dict[str, Any] = {
     "batch_size": 4,
     "num_train": 320,
     "num_test": 100,
-    "num_shots": 0,
+    "num_shots": 2,
     "chat": True,
     "seeds": (0, 1),
     "prefix_rate": 0.5,
@@ -73,6 +74,8 @@ def test_an_unknown_setting_is_named(kind: type[Protocol] | type[Resources]) -> 
         (Protocol, "placements", ("suffix",)),
         (Protocol, "placements", ("cue", "cue")),
         (Protocol, "placements", "cue"),
+        (Protocol, "controls", ("suffix",)),
+        (Protocol, "controls", ("random", "random")),
         (Protocol, "curve_steps", (10, 0)),
         (Protocol, "curve_steps", (-10, 0)),
         (Resources, "micro_batch", 0),

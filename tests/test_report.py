@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from softprompt.errors import BadStudy
-from softprompt.metrics import Outcome, summarise
+from softprompt.metrics import Estimate, Outcome, summarise
 from softprompt.protocol import Protocol
 from softprompt.ranking import history, rank
 from softprompt.report import write_report
@@ -140,6 +140,19 @@ def test_truth_is_a_column_and_dashed_lines(tmp_path: Path) -> None:
     assert "<td>0.87</td>" in page.source
     assert page.source.count("stroke-dasharray") == without.source.count("stroke-dasharray") + 1
     assert "known share" not in without.text
+
+
+def test_learned_task_is_told_from_learned_format(tmp_path: Path) -> None:
+    assert "Format, or the task?" not in write(tmp_path, study({"dense": 0.9})).text
+    taught, level = Estimate(0.031, 40, 0.012, 0.050), Estimate(0.002, 40, -0.01, 0.014)
+    results = [
+        replace(r, learned_task={"cue": {"choice_accuracy": taught if r.variant == "moe" else level}})
+        for r in study({"dense": 0.9, "moe": 0.5}, steps=[100])
+    ]
+    page = write(tmp_path, results)
+    assert "In 2 of 4 jobs true answers beat shuffled ones" in page.text
+    assert page.source.count('<td class="strong">0.031<span class="interval">0.012 to 0.050</span>') == 2
+    assert "moe: on rivers, true answers beat shuffled ones by +0.031 choice_accuracy" in page.text
 
 
 def test_any_variant_name_is_shown_as_it_is_and_does_no_harm(tmp_path: Path) -> None:
