@@ -3,22 +3,19 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, track
 from rich.table import Table
-from rich.text import Text
 
 from softprompt import benchmarks as registry
 from softprompt import controls, suites
-from softprompt.checks import Check, check, require_sound
+from softprompt.checks import check, require_sound
 from softprompt.errors import SoftPromptError
 from softprompt.protocol import Protocol, Resources
-from softprompt.result import Result
+from softprompt.tables import checks_table, conditions_table, curve_table, errors, screen
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,8 +23,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Rank pre-training checkpoints by what they know, not by how well they follow an output format.",
 )
-screen, errors = Console(), Console(stderr=True)
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Mirror = Annotated[
     str | None, typer.Option(help="Folder laid out like the hub, to read datasets from.", envvar="SOFTPROMPT_MIRROR")
@@ -136,72 +131,6 @@ def shown(name: str, mirror: str | None, folder: str | None) -> str:
     rows = registry.load(benchmark, mirror)
     require_sound(benchmark, rows)
     return f"{benchmark.prompt(rows.test[0])} «{rows.test[0].answer}»"
-
-
-def checks_table(checks: Sequence[Check]) -> Table:
-    """A row per benchmark: how many items it has, or what is wrong with it."""
-    table = Table("name", "train", "test", "in both", "answer", "chance", "status", title="Benchmarks")
-    for found in checks:
-        counts = (found.num_train, found.num_test, found.num_contaminated)
-        chance = "" if found.chance is None else f"{found.chance:.2f}"
-        colour = {"ok": "green", "unread": "yellow", "broken": "red"}[found.status]
-        sentence = found.problem.removeprefix(f"Benchmark {found.name!r}: ")
-        status = Text(sentence or found.status, style=colour)
-        table.add_row(found.name, *("" if n is None else str(n) for n in counts), found.answer, chance, status)
-    table.caption = "in both: train items that also stand in the test split; they are left out and not counted in train"
-    return table
-
-
-SHOWN = (
-    "accuracy",
-    "format_following",
-    "knowledge_accuracy",
-    "lenient_accuracy",
-    "choice_accuracy",
-    "gold_bits_per_byte",
-)
-
-
-def conditions_table(result: Result) -> Table:
-    """A row per condition, a column per metric, with 95 % intervals."""
-    table = Table("condition", *SHOWN, title=f"{result.variant} at step {result.step} on {result.benchmark}")
-    for condition, metrics in result.metrics.items():
-        cells = [
-            f"{metrics[name].value:.3f} [dim]{metrics[name].low:.2f}-{metrics[name].high:.2f}[/]"
-            if name in metrics
-            else "[dim]undefined[/]"
-            for name in SHOWN
-        ]
-        table.add_row(condition, *cells)
-    accuracy = result.metrics[result.headline]["accuracy"]
-    dropped = result.provenance["num_contaminated"]
-    table.caption = (
-        f"{accuracy.n} items, 95 % intervals, status {result.status}; "
-        f"{dropped} train items also stood in the test split and were left out"
-    )
-    return table
-
-
-def curve_table(result: Result) -> Table:
-    """The tuning curve of every placement, with its lights."""
-    table = Table("placement", "step", "loss", "format_following", "accuracy", "knowledge_accuracy", title="Tuning")
-    for placement, points in result.curves.items():
-        for point in points:
-            cells = [
-                f"{point.metrics[name].value:.3f}" if name in point.metrics else "[dim]undefined[/]"
-                for name in ("format_following", "accuracy", "knowledge_accuracy")
-            ]
-            table.add_row(placement, str(point.step), f"{point.loss:.2f}", *cells)
-        lights = {name: result.saturated(placement, name) for name in ("format_following", "accuracy")}
-        table.add_row(
-            "",
-            "",
-            "",
-            *("[green]saturated[/]" if light else "[yellow]still rising[/]" for light in lights.values()),
-            "",
-        )
-        table.add_section()
-    return table
 
 
 def parse_setting(text: str) -> tuple[str, object]:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from softprompt.diagnosis import Diagnosis
 from softprompt.metrics import Estimate, average
 from softprompt.ranking import Ranking
 from softprompt.result import Result
@@ -146,6 +147,22 @@ def ranks_figure(past: Sequence[Ranking], looks: Mapping[str, Look]) -> Markup:
     return _svg(figure, "ranks")
 
 
+def settling_figure(diagnosis: Diagnosis) -> Markup:
+    """How the order of the variants settles: each ranking against the latest, and against the one before it."""
+    moments = diagnosis.moments
+    figure, panels = _figure(2.2, 2, sharey=False)
+    for axes, title, values, lowest in (
+        (panels[0], "decision accuracy: pairs ordered as now", [m.decision_accuracy for m in moments], 0.0),
+        (panels[1], "Kendall's tau with the ranking before", [m.tau_before for m in moments], -1.0),
+    ):
+        points = [(m.step, value) for m, value in zip(moments, values, strict=True) if value is not None]
+        axes.plot([step for step, _ in points], [value for _, value in points], "o-", color=INK)
+        if diagnosis.settled_at is not None:
+            axes.axvline(diagnosis.settled_at, color=INK, linewidth=0.8, linestyle=":")
+        axes.set(title=title, xlabel="training step", ylim=(lowest - 0.05, 1.05))
+    return _svg(figure, "settling")
+
+
 def tuning_figure(found: Found, latest: Ranking, placements: Sequence[str], looks: Mapping[str, Look]) -> Markup:
     """One row of panels for each placement, one panel for each metric."""
     figure, panels = _figure(2.2, len(TUNING_METRICS) * len(placements))
@@ -189,7 +206,9 @@ def _draw(axes: Axes, look: Look, line: Line, *, band: bool = True) -> None:
         axes.vlines(x, low, high, color=look.colour, linewidth=1)
 
 
-def _figure(row_height: float, num_panels: int, *, top: float = 0.28, right: float = 0.1) -> tuple[Figure, list[Axes]]:
+def _figure(
+    row_height: float, num_panels: int, *, top: float = 0.28, right: float = 0.1, sharey: bool = True
+) -> tuple[Figure, list[Axes]]:
     """A figure as wide as the page with up to three panels a row, which share their axes.
 
     Sizes are in inches. Margins are fixed, since Matplotlib's own layout would double the time that a report takes.
@@ -198,7 +217,7 @@ def _figure(row_height: float, num_panels: int, *, top: float = 0.28, right: flo
     num_rows = math.ceil(num_panels / num_columns)
     width, height = 9.6, row_height * num_rows
     figure = Figure(figsize=(width, height))
-    panels = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=True)
+    panels = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=sharey)
     figure.subplots_adjust(0.55 / width, 0.46 / height, 1 - right / width, 1 - top / height, 0.08, 0.38)
     for axes in panels.flat:
         axes.tick_params(labelbottom=True)

@@ -12,10 +12,12 @@ from typing import Any
 import jinja2
 
 from softprompt import controls, figures
+from softprompt.diagnosis import diagnose
 from softprompt.figures import Found, Truth
 from softprompt.metrics import average
-from softprompt.ranking import Ranking, kendall_tau, rank
+from softprompt.ranking import Ranking, rank
 from softprompt.result import Result
+from softprompt.statistics import kendall_tau
 
 METRICS = (
     "accuracy",
@@ -78,6 +80,7 @@ def _contents(results: Sequence[Result], latest: Ranking, past: Sequence[Ranking
     """What the template shows, section by section."""
     benchmarks = latest.benchmarks
     num_matched, num_ranked = len(past), max((len(ranking.standings) for ranking in past), default=0)
+    diagnosis = diagnose(latest, past)
     past = (
         [past[i * (num_matched - 1) // (MAX_STEPS - 1)] for i in range(MAX_STEPS)] if num_matched > MAX_STEPS else past
     )
@@ -112,11 +115,13 @@ def _contents(results: Sequence[Result], latest: Ranking, past: Sequence[Ranking
             }
             for variant in looks
         },
+        "diagnosis": diagnosis,
         "learned_task": controls.summary(results),
         "figures": {
             "conditions": figures.conditions_figure(by_condition, looks) if latest.standings else None,
             "learning": figures.learning_figure(past, looks, truth) if past else None,
             "benchmarks": figures.benchmarks_figure(results, latest, past, looks),
+            "settling": figures.settling_figure(diagnosis) if len(diagnosis.moments) > 2 else None,
             "ranks": figures.ranks_figure(past, looks) if len(past) > 1 and num_ranked > 1 else None,
             "tuning": figures.tuning_figure(found, latest, protocol.tunings, looks) if latest.standings else None,
         },
