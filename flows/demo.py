@@ -11,7 +11,7 @@ from rich.table import Table
 
 from flows.rank_variants import rank_variants
 from flows.watch_checkpoints import watch_checkpoints
-from softprompt.diagnosis import diagnose
+from softprompt.arm import Arm
 from softprompt.errors import SoftPromptError
 from softprompt.ranking import history
 from softprompt.report import write_report
@@ -60,13 +60,14 @@ def conclude(study: Path) -> None:
     home, bucket, tracker = Path(declared.home), Path(declared.bucket), Tracker(declared)
     ranking = rank_variants(str(study))
     truth, results = read_truth(bucket), tracker.results()
-    past = history(results, declared.benchmarks)
-    show_ranking(ranking, diagnose(ranking, past))
+    past = tuple(history(results, declared.benchmarks))
+    arm = Arm(name=declared.name, results=tuple(results), ranking=ranking, past=past)
+    show_ranking(ranking, arm.diagnosis)
     tracker.log_truth(truth)
     found = verdict(results, truth)
     (home / "ranking.json").write_text(json.dumps(found, indent=1))
     centred = read_truth(bucket, centred=True)
-    report = write_report(results, ranking, past, home / "report.html", title=declared.name, truth=centred)
+    report = write_report([arm], home / "report.html", title=declared.name, truth=centred)
     screen.print(verdict_table(found))
     screen.print(f"Written: {home / 'ranking.json'}, {report}. `make ui` opens MLflow on it.")
 

@@ -7,15 +7,26 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, track
 from rich.table import Table
 
 from softprompt import benchmarks as registry
 from softprompt import controls, suites
 from softprompt.checks import check, require_sound
-from softprompt.errors import SoftPromptError
+from softprompt.errors import BadStudy, SoftPromptError
 from softprompt.protocol import Protocol, Resources
-from softprompt.tables import checks_table, conditions_table, curve_table, errors, screen
+from softprompt.result import finite
+from softprompt.study import Study
+from softprompt.tables import (
+    arms_table,
+    checks_table,
+    conditions_table,
+    curve_table,
+    errors,
+    screen,
+    show_ranking,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -58,10 +69,9 @@ def evaluate(
     protocol = Protocol.from_dict(dict(parse_setting(setting) for setting in set_ or []))
     resources = Resources(device=device, micro_batch=micro_batch, trust_remote_code=trust_remote_code)
     results = []
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as bars:
+    with bars() as shown:
         for name in suites.expand(benchmark):
-            bar = bars.add_task(name, total=1.0)
+            bar = shown.add_task(name, total=1.0)
             result = run(
                 checkpoint,
                 registry.get(name, benchmark_folder),
@@ -69,7 +79,7 @@ def evaluate(
                 resources=resources,
                 mirror=mirror,
                 tokenizer=tokenizer,
-                progress=lambda what, share, bar=bar, name=name: bars.update(  # type: ignore[misc]
+                progress=lambda what, share, bar=bar, name=name: shown.update(  # type: ignore[misc]
                     bar, completed=share, description=f"{name}: {what}"
                 ),
             )
@@ -83,6 +93,55 @@ def evaluate(
         screen.print(conditions_table(result), curve_table(result))
         for placement, excess in result.learned_task.items():
             screen.print(f"  {placement}: {controls.in_words(excess)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def study(
+    study: Annotated[Path, typer.Argument(help="The study's TOML file; its [arms.NAME] tables change the protocol.")],
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="Path or URL; may be given several times. Default: the whole bucket.")
+    ] = None,
+    step: Annotated[list[int] | None, typer.Option(help="Only checkpoints at these steps.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Where to write the report; default: study.html at home.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold protocols against one another: every arm on every checkpoint and benchmark, without Prefect and MLflow.
+
+    What is done is not done again, so that a run may be stopped and started at any time. Ends with one report.
+    """
+    from softprompt.experiment import Experiment, checkpoints_of
+    from softprompt.report import write_report
+
+    declared = Study.read(study)
+    failures: list[str] = []
+    with bars() as shown:
+        bar = shown.add_task("Looking", total=1.0)
+        arms = Experiment.of(declared).run(
+            checkpoints_of(declared, checkpoint or (), step or ()),
+            progress=lambda what, share: shown.update(bar, completed=share, description=what),
+            on_failure=lambda job, error: failures.append(f"{job.checkpoint.name} on {job.benchmark.name}: {error}"),
+        )
+    for failure in failures:
+        errors.print(f"[red]Failed[/]: {escape(failure)}", highlight=False, soft_wrap=True)
+    if not arms:
+        raise BadStudy("There is nothing to report: no checkpoint at these steps could be evaluated.")
+    file = write_report(arms, report or Path(declared.home) / "study.html", title=declared.name)
+    if as_json:
+        found = {"study": declared.name, "failures": failures, "arms": {arm.name: arm.to_dict() for arm in arms}}
+        print(json.dumps(finite(found), indent=1, allow_nan=False))
+    else:
+        if len(arms) > 1:
+            screen.print(arms_table(arms))
+        else:
+            show_ranking(arms[0].ranking, arms[0].diagnosis)
+        screen.print(f"Written: {file}", soft_wrap=True)
+    sys.exit(bool(failures))
+
+
+def bars() -> Progress:
+    """Progress on the error stream, so that the output can be piped."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=errors, transient=True)
 
 
 @app.command()
@@ -100,7 +159,7 @@ def benchmarks(
     Example: softprompt benchmarks --check --mirror /datasets
     """
     if show:
-        print(shown(show, mirror, benchmark_folder))
+        print(one_prompt(show, mirror, benchmark_folder))
         return
     names = registry.names(benchmark_folder)
     if check_rows:
@@ -125,7 +184,7 @@ def benchmarks(
     screen.print(table, collections)
 
 
-def shown(name: str, mirror: str | None, folder: str | None) -> str:
+def one_prompt(name: str, mirror: str | None, folder: str | None) -> str:
     """The first test item of a benchmark as a model gets it, the answer in guillemets."""
     benchmark = registry.get(name, folder)
     rows = registry.load(benchmark, mirror)

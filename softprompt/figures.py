@@ -241,7 +241,11 @@ def _svg(figure: Figure, name: str) -> Markup:
     text = buffer.getvalue()
 
     def adapt(tag: re.Match[str]) -> str:
-        coloured = tag[0].replace(INK, "var(--ink)").replace(PAPER, "var(--paper)")
-        return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", coloured)
+        return tag[0].replace(INK, "var(--ink)").replace(PAPER, "var(--paper)")
 
-    return Markup(re.sub(r"<[^>]+>", adapt, text[text.index("<svg") :]))
+    return prefixed(re.sub(r"<[^>]+>", adapt, text[text.index("<svg") :]), f"{name}-")
+
+
+def prefixed(svg: str, prefix: str) -> Markup:
+    """`svg` with a prefix to all its ids, so that figures can share a page."""
+    return Markup(re.sub(r"<[^>]+>", lambda tag: re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", tag[0]), svg))

@@ -101,7 +101,7 @@ class Result:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT_FILE).write_text(json.dumps(_finite(self.to_dict()), indent=1, allow_nan=False))
+        (folder / RESULT_FILE).write_text(json.dumps(finite(self.to_dict()), indent=1, allow_nan=False))
         pq.write_table(pa.Table.from_pylist([asdict(o) for o in self.outcomes], schema=_schema()), folder / ITEMS_FILE)
         save_file(self.vectors, folder / VECTORS_FILE, metadata={"job_key": self.job_key})
         return folder
@@ -151,12 +151,12 @@ def _estimates(values: dict[str, Any]) -> dict[str, Estimate]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """`value` with null for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

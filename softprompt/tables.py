@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from softprompt.arm import Arm, side_by_side
 from softprompt.checks import Check
 from softprompt.diagnosis import Diagnosis
 from softprompt.ranking import Ranking
@@ -90,3 +91,17 @@ def show_ranking(ranking: Ranking, diagnosis: Diagnosis) -> None:
     screen.print(table)
     for sentence in [*ranking.sentences(), *diagnosis.sentences()]:
         screen.print(f"  {sentence}", highlight=False)
+
+
+def arms_table(arms: Sequence[Arm]) -> Table:
+    """Arms beside one another: each variant's score, the mean format-following, what a job took."""
+    variants = sorted({variant for arm in arms for variant in arm.ranking.scores})
+    table = Table("arm", "condition", *variants, "format_following", title="Chance-centred accuracy by arm")
+    for row in side_by_side(arms):
+        cells = [f"{row.ranking.scores[v]:.3f}" if v in row.ranking.scores else "[dim]-[/]" for v in variants]
+        table.add_row(
+            row.arm, row.condition, *cells, f"{row.format_following.value:.3f}" if row.format_following else ""
+        )
+    took = [f"{arm.name}: step {arm.ranking.step}, {arm.seconds_per_job:.1f} s a job" for arm in arms]
+    table.caption = "; ".join(took)
+    return table

@@ -7,10 +7,11 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from softprompt.diagnosis import Diagnosis, diagnose
+from softprompt.arm import Arm
+from softprompt.diagnosis import Diagnosis
+from softprompt.files import write_whole
 from softprompt.ranking import Ranking
 from softprompt.study import Study
-from tasks.files import write_whole
 from tasks.rankings import PastRankings, rank_at
 from tasks.retries import is_retryable
 from tasks.tracking import Tracker
@@ -35,14 +36,13 @@ def publish(study: Study) -> tuple[Ranking, Diagnosis]:
     jobs = tracker.ledger.to_rank()
     ranking, results = rank_at(tracker, jobs)
     past = PastRankings(tracker, jobs)
-    rankings = past.rankings
-    report = write_report(results, ranking, rankings, home / "report.html", title=study.name)
-    diagnosis = diagnose(ranking, rankings)
-    values = {**ranking.to_dict(), "diagnosis": diagnosis.to_dict()}
+    arm = Arm(name=study.name, results=tuple(results), ranking=ranking, past=tuple(past.rankings))
+    report = write_report([arm], home / "report.html", title=study.name)
+    values = {**ranking.to_dict(), "diagnosis": arm.diagnosis.to_dict()}
     latest = write_whole(home / "latest-ranking.json", json.dumps(values, indent=1))
     tracker.log_rankings(past.new, jobs)
     tracker.log_ranking_files([report, latest, past.save()])
-    return ranking, diagnosis
+    return ranking, arm.diagnosis
 
 
 def as_markdown(ranking: Ranking, diagnosis: Diagnosis) -> str:
