@@ -79,13 +79,15 @@ def in_style() -> Any:
     return matplotlib.style.context(["default", STYLE])
 
 
-def conditions_figure(by_condition: Mapping[str, Ranking], looks: Mapping[str, Look]) -> Markup:
-    """Each variant's score by condition: where lines cross, conditions rank differently."""
+def conditions_figure(by_condition: Mapping[str, Ranking], looks: Mapping[str, Look], *, joined: bool = True) -> Markup:
+    """Each variant's score by condition: where lines cross, conditions rank differently. Points of several protocols
+    are not `joined`."""
     figure, (axes,) = _figure(2.8, 1, top=0.1)
     for i, (variant, look) in enumerate(looks.items()):
         aside = 0.3 * ((i + 0.5) / len(looks) - 0.5)  # so that intervals stand beside one another
         line = [(x + aside, estimate) for x, estimate in _scores(enumerate(by_condition.values()), variant)]
-        _draw(axes, look, line, band=False)
+        for part in [line] if joined else [[point] for point in line]:
+            _draw(axes, look, part, band=False)
     crowded = len(by_condition) > MAX_UPRIGHT
     names = [name.replace("_", "\n") for name in by_condition] if crowded else list(by_condition)
     axes.set_xticks(range(len(by_condition)), names, fontsize=7 if crowded else None)
@@ -218,7 +220,7 @@ def _figure(
     width, height = 9.6, row_height * num_rows
     figure = Figure(figsize=(width, height))
     panels = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=sharey)
-    figure.subplots_adjust(0.55 / width, 0.46 / height, 1 - right / width, 1 - top / height, 0.08, 0.38)
+    figure.subplots_adjust(0.55 / width, 0.46 / height, 1 - right / width, 1 - top / height, 0.08 if sharey else 0.2, 0.38)
     for axes in panels.flat:
         axes.tick_params(labelbottom=True)
     for unused in panels.flat[num_panels:]:

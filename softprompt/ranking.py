@@ -120,9 +120,15 @@ class Ranking:
 
     def sentences(self) -> list[str]:
         """What the ranking says, in so many words."""
+        return [*map(str, self.comparisons), *self.on_groups(), *self.cautions()]
+
+    def on_groups(self) -> list[str]:
+        """Of more than two, which the comparisons do not say."""
+        return [f"{', '.join(group)} cannot be told apart" for group in self.groups if len(group) > 2]
+
+    def cautions(self) -> list[str]:
+        """What is missing, and reasons to distrust a score."""
         return [
-            *map(str, self.comparisons),
-            *(f"{', '.join(group)} cannot be told apart" for group in self.groups if len(group) > 2),
             *(f"{v} is incomplete at step {self.step}: no {', '.join(b)}" for v, b in sorted(self.incomplete.items())),
             *(f"{s.variant}: {warning}" for s in self.standings for warning in s.warnings),
         ]
@@ -280,10 +286,10 @@ def _warnings(results: Sequence[Result], condition: str) -> tuple[str, ...]:
             )
         if result.saturated(condition, "accuracy") is False:
             found.append(f"accuracy still rises at the end of the tuning on {result.benchmark} (not saturated)")
-        excess = result.learned_task.get(condition, {})
-        if controls.learned(excess):
-            found.append(f"on {result.benchmark}, {controls.in_words(excess)}")
         following = result.metrics[condition]["format_following"].value
         if condition in result.curves and following < FORMAT_LEARNED:
             found.append(f"format-following is only {following:.2f} on {result.benchmark}")
+    taught = [result.benchmark for result in results if controls.learned(result.learned_task.get(condition, {}))]
+    if taught:
+        found.append(f"true answers beat shuffled ones on {', '.join(taught)}: the excess is learned task")
     return tuple(found)

@@ -3,6 +3,7 @@
 Figures are inline SVG and the page loads nothing, so that it can be mailed, archived and opened without a network.
 """
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -85,12 +86,17 @@ def write_report(arms: Sequence[Arm], file: str | Path, *, title: str, truth: Tr
 def _side_by_side(arms: Sequence[Arm], looks: Mapping[str, Look], truth: Truth) -> dict[str, Any]:
     """What the page shows of several arms together."""
     rows = side_by_side(arms)
-    drawn = {f"{row.arm}\n{row.condition}".strip(): row.ranking for row in rows}
+    placements = {placement for arm in arms for placement in arm.protocol.placements}
+    drawn = {
+        f"{row.arm}\n{row.condition}".strip(): row.ranking
+        for row in rows
+        if not row.arm or row.condition in placements  # controls have their place in the table
+    }
     return {
         "rows": rows,
         "taus": [_tau(row.ranking.scores, _known(row.ranking, truth)) for row in rows],
-        "settings": [", ".join(f"{n} = {value}" for n, value in own_settings(arm, arms).items()) for arm in arms],
-        "figure": figures.conditions_figure(drawn, looks),
+        "settings": [", ".join(f"{n} = {json.dumps(value)}" for n, value in own_settings(arm, arms).items()) for arm in arms],
+        "figure": figures.conditions_figure(drawn, looks, joined=False),
     }
 
 

@@ -152,7 +152,7 @@ def test_learned_task_is_told_from_learned_format(tmp_path: Path) -> None:
     page = write(tmp_path, results)
     assert "In 2 of 4 jobs true answers beat shuffled ones" in page.text
     assert page.source.count('<td class="strong">0.031<span class="interval">0.012 to 0.050</span>') == 2
-    assert "moe: on rivers, true answers beat shuffled ones by +0.031 choice_accuracy" in page.text
+    assert "moe: true answers beat shuffled ones on capitals, rivers: the excess is learned task" in page.text
 
 
 def test_any_variant_name_is_shown_as_it_is_and_does_no_harm(tmp_path: Path) -> None:
