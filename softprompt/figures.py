@@ -220,7 +220,9 @@ def _figure(
     width, height = 9.6, row_height * num_rows
     figure = Figure(figsize=(width, height))
     panels = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=sharey)
-    figure.subplots_adjust(0.55 / width, 0.46 / height, 1 - right / width, 1 - top / height, 0.08 if sharey else 0.2, 0.38)
+    figure.subplots_adjust(
+        0.55 / width, 0.46 / height, 1 - right / width, 1 - top / height, 0.08 if sharey else 0.2, 0.38
+    )
     for axes in panels.flat:
         axes.tick_params(labelbottom=True)
     for unused in panels.flat[num_panels:]:

@@ -95,7 +95,9 @@ def _side_by_side(arms: Sequence[Arm], looks: Mapping[str, Look], truth: Truth) 
     return {
         "rows": rows,
         "taus": [_tau(row.ranking.scores, _known(row.ranking, truth)) for row in rows],
-        "settings": [", ".join(f"{n} = {json.dumps(value)}" for n, value in own_settings(arm, arms).items()) for arm in arms],
+        "settings": [
+            ", ".join(f"{n} = {json.dumps(value)}" for n, value in own_settings(arm, arms).items()) for arm in arms
+        ],
         "figure": figures.conditions_figure(drawn, looks, joined=False),
     }
 
