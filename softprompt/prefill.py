@@ -54,13 +54,13 @@ class Prefill:
         heads: list[Head] = []
         if not self.model.is_recurrent and any(prompt.num_head for prompt in prompts):
             heads, tails = [prompt.head for prompt in prompts], [prompt.tail for prompt in prompts]
-        embeds_BTD, mask_BT = self._embed(tails, vectors_SPD)
+        embeds_BTD, mask_BT = self.embed_prompts(tails, vectors_SPD)
         if not heads:
             return Batch(embeds_BTD, mask_BT, None)
         mask = torch.cat([self._padded(([1] * len(head) for head in heads), 0), mask_BT], dim=1)
         return Batch(embeds_BTD, mask, self._cache(heads))
 
-    def _embed(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[Tensor, Tensor]:
+    def embed_prompts(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, D) embeddings and (B, T) mask."""
         embeds_BTD = self.model.embed(self._padded((p.ids for p in prompts), 0))
         mask_BT = self._padded(([1] * len(p) for p in prompts), 0)

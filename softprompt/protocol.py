@@ -10,8 +10,9 @@ from softprompt.conditions import CONTROLS, PLACEMENTS, Condition, planned
 from softprompt.errors import BadStudy
 from softprompt.fingerprints import fingerprint
 
-ADDED = {"controls": ()}
+ADDED = {"controls": (), "prefix_gradient": "full"}
 """Settings that came later, at the value that means what went before: there they leave a protocol's identity alone."""
+GRADIENTS = ("full", "truncated")
 
 
 class FromDict:
@@ -57,6 +58,9 @@ class Protocol(FromDict):
     """Text whose tokens, repeated as often as needed, the vectors in front start from; empty for sampled vocabulary."""
     cue_text: str = ""
     """Text whose tokens the vectors instead of the cue start from; empty for the benchmark's own cue."""
+    prefix_gradient: str = "full"
+    """How the vectors in front learn: `truncated` reads the question as a constant, for about half the work; see
+    `softprompt.truncation`. Their scores differ."""
     num_steps: int = 80
     batch_size: int = 8
     num_train: int = 640
@@ -83,6 +87,9 @@ class Protocol(FromDict):
         for name in ("num_test", "num_curve"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1, or left out for all items")
+        require(
+            self.prefix_gradient in GRADIENTS, "prefix_gradient", self.prefix_gradient, f"one of {', '.join(GRADIENTS)}"
+        )
         require(self.num_shots >= 0, "num_shots", self.num_shots, "0 or more")
         for name in ("prefix_rate", "cue_rate"):
             require(

@@ -18,6 +18,7 @@ from softprompt.chat import answer_ids, terminator_id
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import Protocol
+from softprompt.truncation import truncated_batch
 
 MAX_NORM = 1.0
 """Gradients are clipped to this norm, each seed's on its own."""
@@ -174,7 +175,9 @@ def answer_losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], ve
     Logits are computed at the answer only. The last answer token is a target, never an input.
     """
     model = prefill.model
-    batch = prefill.batch([prompt for prompt, _ in rows], vectors_SPD)
+    prompts = [prompt for prompt, _ in rows]
+    read = truncated_batch if prompts[0].cue_start else Prefill.batch
+    batch = read(prefill, prompts, vectors_SPD)
     length = max(len(answer) for _, answer in rows)
     answers_BA = torch.tensor([a + [IGNORED] * (length - len(a)) for _, a in rows], device=model.device)
     inputs_BA = answers_BA[:, :-1].clamp(min=0)
