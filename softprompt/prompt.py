@@ -25,8 +25,8 @@ TOKEN = -1
 class Prompt:
     """Positions up to the answer: token ids, and for each position the number of the vector that stands there, or
     `TOKEN`. `seed` says which of the prompts tuned together the vectors come from. The first `num_head` positions are
-    tokens that other prompts begin with, too, so that reading them once is worth while. Where the gradient is truncated,
-    the question behind the vectors in front ends before position `cue_start`; else that is 0."""
+    tokens that other prompts begin with, too, so that reading them once is worth while. Where the gradient is
+    truncated, the question behind the vectors in front ends before position `cue_start`; else that is 0."""
 
     ids: list[int]
     slots: list[int]
@@ -71,8 +71,8 @@ class Placement:
         self.is_truncated = bool(self.num_front) and protocol.prefix_gradient == "truncated"
         if self.is_truncated and model.is_recurrent:
             raise BadCheckpoint(
-                f"{model.network.name_or_path or 'This model'} keeps the past as a state, out of which a question cannot "
-                "be cut; its protocol needs prefix_gradient = 'full'."
+                f"{model.network.name_or_path or 'This model'} keeps the past as a state, out of which a question "
+                "cannot be cut; its protocol needs prefix_gradient = 'full'."
             )
 
     def prompt(self, example: Example, seed: int, shots: Sequence[Example] = ()) -> Prompt:

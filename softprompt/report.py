@@ -11,7 +11,12 @@ from typing import Any
 
 import jinja2
 
+<<<<<<< HEAD
 from softprompt import controls, figures
+=======
+from softprompt import figures
+from softprompt.cost import PHASES
+>>>>>>> 08893a5 (Costs by phase, micro-batches from free memory, models spread over devices)
 from softprompt.figures import Found, Truth
 from softprompt.metrics import average
 from softprompt.ranking import Ranking, kendall_tau, rank
@@ -123,7 +128,17 @@ def _contents(results: Sequence[Result], latest: Ranking, past: Sequence[Ranking
         "results": sorted(results, key=lambda r: (-r.step, r.variant, r.benchmark)),
         "by_benchmark": {b: [r for r in results if r.benchmark == b] for b in benchmarks},
         "environment": _environment(results),
-        "phases": sorted({phase for result in results for phase in result.seconds}),
+        "phases": _phases(results),
+    }
+
+
+def _phases(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """What all jobs together spent in each phase."""
+    found = {name: [r.cost.phases[name] for r in results if name in r.cost.phases] for name in PHASES}
+    return {
+        name: {"seconds": sum(phase.seconds for phase in its), "tokens": sum(phase.tokens for phase in its)}
+        for name, its in found.items()
+        if its
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import Checkpoint
+from softprompt.cost import Cost
 from softprompt.fingerprints import fingerprint
 from softprompt.metrics import Estimate, Outcome, is_saturated
 from softprompt.protocol import Protocol
@@ -63,6 +64,7 @@ class Result:
     curves: dict[str, tuple[CurvePoint, ...]]
     """Condition that vectors are tuned for -> tuning curve."""
     diverged: dict[str, tuple[int, ...]]
+<<<<<<< HEAD
     """The same -> seeds whose tuning diverged; empty when all went well."""
     seconds: dict[str, float]
     """Wall-clock seconds by phase: tune, generate, score."""
@@ -71,6 +73,14 @@ class Result:
     learned_task: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     """Placement -> format-free metric -> how much better true answers did than shuffled ones, paired by item. Empty
     without the control `shuffled`."""
+=======
+    """Placement -> seeds whose tuning diverged; empty when all went well."""
+    cost: Cost
+    """What it took; decides nothing."""
+    provenance: dict[str, Any]
+    """Versions, devices, dtype, world size, counts of items; whether what prompts begin with alike was read once
+    (`prefix_caching`)."""
+>>>>>>> 08893a5 (Costs by phase, micro-batches from free memory, models spread over devices)
     outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
     vectors: "dict[str, np.ndarray]" = field(default_factory=dict, repr=False)
     """Condition that vectors are tuned for -> the vectors, (seed, vector, width), float32."""
@@ -93,6 +103,10 @@ class Result:
         }
         return {**values, "status": self.status, "saturated": lights}
 
+    def to_json(self) -> str:
+        """`to_dict` as text, with null for what JSON has no number for."""
+        return json.dumps(_finite(self.to_dict()), indent=1, allow_nan=False)
+
     def save(self, folder: str | Path) -> Path:
         """Write `result.json`, `items.parquet` and `vectors.safetensors` into `folder`."""
         import pyarrow as pa
@@ -101,7 +115,7 @@ class Result:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT_FILE).write_text(json.dumps(_finite(self.to_dict()), indent=1, allow_nan=False))
+        (folder / RESULT_FILE).write_text(self.to_json())
         pq.write_table(pa.Table.from_pylist([asdict(o) for o in self.outcomes], schema=_schema()), folder / ITEMS_FILE)
         save_file(self.vectors, folder / VECTORS_FILE, metadata={"job_key": self.job_key})
         return folder
@@ -122,6 +136,7 @@ class Result:
             **{
                 **known,
                 "protocol": Protocol.from_dict(values["protocol"]),
+                "cost": Cost.from_dict(values["cost"]),
                 "metrics": {condition: _estimates(found) for condition, found in values["metrics"].items()},
                 "curves": {
                     placement: tuple(

@@ -50,10 +50,9 @@ def truncated_batch(prefill: Prefill, prompts: Sequence[Prompt], vectors_SPD: Te
             for own, read in zip(moving.layers, constant.layers, strict=True)
         ]
     )
-    embeds_BTD, tail_mask_BT = prefill.embed_prompts(
-        [prompt.part(prompt.cue_start, len(prompt)) for prompt in prompts], vectors_SPD
-    )
-    return Batch(embeds_BTD, torch.cat([mask_BT, tail_mask_BT], dim=1), cache)
+    tails = [prompt.part(prompt.cue_start, len(prompt)) for prompt in prompts]
+    embeds_BTD, tail_mask_BT = prefill.embed_prompts(tails, vectors_SPD)
+    return Batch(embeds_BTD, torch.cat([mask_BT, tail_mask_BT], dim=1), cache, sum(map(len, tails)))
 
 
 def _front(prompt: Prompt) -> Prompt:
@@ -64,5 +63,6 @@ def _front(prompt: Prompt) -> Prompt:
 def _read(prefill: Prefill, prompts: Sequence[Prompt], vectors_SPD: Tensor) -> tuple[Any, Tensor]:
     """Keys and values of prompts, left-padded, and their mask."""
     embeds_BTD, mask_BT = prefill.embed_prompts(prompts, vectors_SPD)
+    prefill.meter.count(prefill.model, sum(map(len, prompts)), len(prompts), backward=embeds_BTD.requires_grad)
     _, cache = prefill.model.forward(inputs_embeds=embeds_BTD, mask_BT=mask_BT, cache=DynamicCache(), num_logits=1)
     return cache, mask_BT

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from softprompt import tune
 from softprompt.benchmarks import Benchmark, Example
+from softprompt.memory import MicroBatches
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Placement, Prompt
@@ -118,11 +119,11 @@ def gradients(
     placement: Placement,
     rows: Sequence[TrainingRow],
     protocol: Protocol,
-    micro_batch: int = 64,
+    micro_batch: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(S, P, D) gradients and (S,) losses, as the tuning computes them."""
     seeds = [tune.SeedVectors(v, placement.num_front) for v in placement.initial_vectors(protocol.seeds)]
-    losses_S = tune._backward(Prefill(model), rows, seeds, micro_batch)
+    losses_S = tune._backward(Prefill(model), rows, seeds, MicroBatches(model.devices, micro_batch))
     return torch.stack(
         [torch.cat([p.grad for p in seed.parameters() if p.grad is not None]) for seed in seeds]
     ), losses_S

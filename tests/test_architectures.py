@@ -151,7 +151,7 @@ def test_truncated_gradients_equal_those_of_a_plain_loop_that_detaches_the_quest
     """Of a state that took in the question nothing can be cut: such models are refused."""
     truncated = replace(quick_protocol, prefix_gradient="truncated")
     if model.is_recurrent:
-        with pytest.raises(BadCheckpoint, match="keeps the past as a state, .* needs prefix_gradient = 'full'"):
+        with pytest.raises(BadCheckpoint, match=r"keeps the past as a state, .* needs prefix_gradient = 'full'"):
             Placement("prefix", model, toy_benchmark, truncated)
         return
     where = Placement("prefix", model, toy_benchmark, truncated)
