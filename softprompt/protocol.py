@@ -157,7 +157,7 @@ class Resources(FromDict):
     processes_per_job: int = 1
     """Processes that Accelerate runs a job on, each with a whole model."""
     devices_per_process: int = 1
-    """GPUs that hold one model together; with more than one its layers are spread over them (Accelerate's device_map)."""
+    """GPUs that hold one model together; its layers are spread over them by Accelerate's device_map."""
     concurrency_limit: str = ""
     """Prefect's concurrency limit that counts the cluster's GPUs; a job occupies `devices_per_job` of it."""
     timeout_s: float | None = None
@@ -176,9 +176,7 @@ class Resources(FromDict):
             shared,
             "1 where processes_per_job is more than 1: models are copied or spread, not both",
         )
-        require(
-            shared == 1 or self.device == "auto", "device", self.device, "auto where devices_per_process is above 1"
-        )
+        require(shared == 1 or self.device == "auto", "device", self.device, "auto with several devices_per_process")
         require(len(devices) % num == 0, "devices", devices, f"a multiple of the {num} that a job takes")
         require(len(set(devices)) == len(devices), "devices", devices, "distinct devices")
         require(self.timeout_s is None or self.timeout_s > 0, "timeout_s", self.timeout_s, "a number of seconds")
