@@ -11,12 +11,8 @@ from typing import Any
 
 import jinja2
 
-<<<<<<< HEAD
 from softprompt import controls, figures
-=======
-from softprompt import figures
 from softprompt.cost import PHASES
->>>>>>> 08893a5 (Costs by phase, micro-batches from free memory, models spread over devices)
 from softprompt.figures import Found, Truth
 from softprompt.metrics import average
 from softprompt.ranking import Ranking, kendall_tau, rank

@@ -64,23 +64,15 @@ class Result:
     curves: dict[str, tuple[CurvePoint, ...]]
     """Condition that vectors are tuned for -> tuning curve."""
     diverged: dict[str, tuple[int, ...]]
-<<<<<<< HEAD
     """The same -> seeds whose tuning diverged; empty when all went well."""
-    seconds: dict[str, float]
-    """Wall-clock seconds by phase: tune, generate, score."""
-    provenance: dict[str, Any]
-    """Versions, device, dtype, world size, counts of items, tokens and vectors."""
-    learned_task: dict[str, dict[str, Estimate]] = field(default_factory=dict)
-    """Placement -> format-free metric -> how much better true answers did than shuffled ones, paired by item. Empty
-    without the control `shuffled`."""
-=======
-    """Placement -> seeds whose tuning diverged; empty when all went well."""
     cost: Cost
-    """What it took; decides nothing."""
+    """What it took; decides nothing. Empty in results from before costs were measured."""
     provenance: dict[str, Any]
     """Versions, devices, dtype, world size, counts of items; whether what prompts begin with alike was read once
     (`prefix_caching`)."""
->>>>>>> 08893a5 (Costs by phase, micro-batches from free memory, models spread over devices)
+    learned_task: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    """Placement -> format-free metric -> how much better true answers did than shuffled ones, paired by item. Empty
+    without the control `shuffled`."""
     outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
     vectors: "dict[str, np.ndarray]" = field(default_factory=dict, repr=False)
     """Condition that vectors are tuned for -> the vectors, (seed, vector, width), float32."""
@@ -136,7 +128,7 @@ class Result:
             **{
                 **known,
                 "protocol": Protocol.from_dict(values["protocol"]),
-                "cost": Cost.from_dict(values["cost"]),
+                "cost": Cost.from_dict(values.get("cost", {})),
                 "metrics": {condition: _estimates(found) for condition, found in values["metrics"].items()},
                 "curves": {
                     placement: tuple(
