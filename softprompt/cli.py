@@ -49,7 +49,9 @@ def evaluate(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the protocol, e.g. --set num_train=100."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    micro_batch: Annotated[int, typer.Option(help="Most rows in one forward pass; never changes a score.")] = 96,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Most rows in one forward pass; by default as many as fit into free memory.")
+    ] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run Python code that comes with the checkpoint.")] = False,
     save: Annotated[Path | None, typer.Option(help="Folder for result.json, items.parquet, vectors.")] = None,
     as_json: AsJson = False,
@@ -177,7 +179,7 @@ def conditions_table(result: Result) -> Table:
     dropped = result.provenance["num_contaminated"]
     table.caption = (
         f"{accuracy.n} items, 95 % intervals, status {result.status}; "
-        f"{dropped} train items also stood in the test split and were left out"
+        f"{dropped} train items also stood in the test split and were left out\n{result.cost}"
     )
     return table
 

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from softprompt import controls, figures
+from softprompt.cost import PHASES
 from softprompt.figures import Found, Truth
 from softprompt.metrics import average
 from softprompt.ranking import Ranking, kendall_tau, rank
@@ -123,7 +124,17 @@ def _contents(results: Sequence[Result], latest: Ranking, past: Sequence[Ranking
         "results": sorted(results, key=lambda r: (-r.step, r.variant, r.benchmark)),
         "by_benchmark": {b: [r for r in results if r.benchmark == b] for b in benchmarks},
         "environment": _environment(results),
-        "phases": sorted({phase for result in results for phase in result.seconds}),
+        "phases": _phases(results),
+    }
+
+
+def _phases(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """What all jobs together spent in each phase."""
+    found = {name: [r.cost.phases[name] for r in results if name in r.cost.phases] for name in PHASES}
+    return {
+        name: {"seconds": sum(phase.seconds for phase in its), "tokens": sum(phase.tokens for phase in its)}
+        for name, its in found.items()
+        if its
     }
 
 
