@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.checkpoints import Checkpoint
+from softprompt.cost import Cost, Phase
 from softprompt.metrics import Outcome, summarise
 from softprompt.protocol import Protocol
 from softprompt.result import CurvePoint, Job, Result
@@ -111,7 +112,7 @@ def recorded_result(protocol: Protocol) -> Result:
         metrics=metrics,
         curves={placement: points[placement] for placement in protocol.placements},
         diverged={},
-        seconds={"tune": 30.0, "answer": 30.0},
+        cost=Cost(phases={"tune": Phase(seconds=30.0), "decode": Phase(seconds=30.0)}),
         provenance={},
         outcomes=outcomes,
     )

@@ -59,7 +59,7 @@ class Arm:
 
     @property
     def seconds_per_job(self) -> float:
-        return sum(sum(result.seconds.values()) for result in self.results) / len(self.results)
+        return sum(result.cost.seconds for result in self.results) / len(self.results)
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -55,7 +55,9 @@ def evaluate(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the protocol, e.g. --set num_train=100."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    micro_batch: Annotated[int, typer.Option(help="Most rows in one forward pass; never changes a score.")] = 96,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="Most rows in one forward pass; by default as many as fit into free memory.")
+    ] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run Python code that comes with the checkpoint.")] = False,
     save: Annotated[Path | None, typer.Option(help="Folder for result.json, items.parquet, vectors.")] = None,
     as_json: AsJson = False,

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from softprompt import processes
-from softprompt.models import LanguageModel
+from softprompt.memory import MicroBatches
 from softprompt.prefill import Prefill
 from softprompt.prompt import Prompt
+
+Candidate = tuple[int, int, list[int]]
+"""Row of the batch, number among the row's candidates, token ids."""
 
 
 @dataclass(frozen=True)
@@ -35,39 +38,52 @@ def answer(
     stop: Sequence[str] = (),
     max_new_tokens: int,
     candidates: Sequence[Sequence[list[int]]] | None = None,
-    micro_batch: int,
+    micro_batch: int | None = None,
     on_answers: Callable[[int], None] = lambda _num_more: None,
 ) -> tuple[list[Generation], list[list[float]]]:
     """Greedy outputs of prompts, and log-likelihoods (nats) of each prompt's candidate answers if any are given.
 
     Prompts are sorted by length and cut into micro-batches; results come back in the order of `prompts`.
+
+    Args:
+        micro_batch: most rows of a pass; None for as many as fit into memory.
     """
-    model = prefill.model
+    model, meter = prefill.model, prefill.meter
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
-    own = processes.share(order)
-    generations: list[Generation] = []
-    scores: list[list[float]] = []
-    for start in range(0, len(own), micro_batch):
-        chunk = own[start : start + micro_batch]
-        batch = prefill.batch([prompts[i] for i in chunk], vectors_SPD)
-        logits_B1V, cache = model.forward(
-            inputs_embeds=batch.embeds_BTD, mask_BT=batch.mask_BT, cache=batch.cache, num_logits=1
-        )
-        if candidates is None:
-            scores += [[] for _ in chunk]
-        else:
-            chosen = [candidates[i] for i in chunk]
-            scores += _score(model, cache, batch.mask_BT, logits_B1V[:, 0], chosen, micro_batch)
-        generations += _generate(model, cache, batch.mask_BT, logits_B1V[:, 0], stop, max_new_tokens)
-        on_answers(len(chunk) * processes.world_size())
-    found = dict(zip(order, processes.gather(list(zip(generations, scores, strict=True))), strict=True))
+    micro_batches = MicroBatches(model.devices, micro_batch)
+
+    def work(chunk: Sequence[int]) -> list[tuple[Generation, list[float]]]:
+        with meter("prefill"):
+            batch = prefill.batch([prompts[i] for i in chunk], vectors_SPD)
+            meter.count(model, batch.num_tokens, len(chunk))
+            logits_B1V, cache = model.forward(
+                inputs_embeds=batch.embeds_BTD, mask_BT=batch.mask_BT, cache=batch.cache, num_logits=1
+            )
+        scores: list[list[float]] = [[] for _ in chunk]
+        if candidates is not None:
+            with meter("score"):
+                chosen = [candidates[i] for i in chunk]
+                scores = _score(prefill, cache, batch.mask_BT, logits_B1V[:, 0], chosen, micro_batches)
+        with meter("decode"):
+            generations = _generate(prefill, cache, batch.mask_BT, logits_B1V[:, 0], stop, max_new_tokens)
+        return list(zip(generations, scores, strict=True))
+
+    def num_bytes(i: int) -> float:
+        return model.pass_bytes(len(prompts[i]) + max_new_tokens, 1)
+
+    own = []
+    for answers in micro_batches.run(processes.share(order), num_bytes, work):
+        own += answers
+        on_answers(len(answers) * processes.world_size())
+    found = dict(zip(order, processes.gather(own), strict=True))
     return [found[i][0] for i in range(len(prompts))], [found[i][1] for i in range(len(prompts))]
 
 
 def _generate(
-    model: LanguageModel, cache: Any, mask_BT: Tensor, logits_BV: Tensor, stop: Sequence[str], max_new_tokens: int
+    prefill: Prefill, cache: Any, mask_BT: Tensor, logits_BV: Tensor, stop: Sequence[str], max_new_tokens: int
 ) -> list[Generation]:
     """Continue prefilled rows greedily; finished rows leave the batch."""
+    model = prefill.model
     tokens: list[list[int]] = [[] for _ in range(mask_BT.shape[0])]
     generations = [Generation("", False)] * len(tokens)
     running = list(range(len(tokens)))
@@ -95,26 +111,28 @@ def _generate(
             running = [running[place] for place in kept]
         last_B1 = torch.tensor([[tokens[row][-1]] for row in running], device=model.device)
         mask_BT = torch.cat([mask_BT, torch.ones_like(last_B1)], dim=1)
+        prefill.meter.count(model, len(running), len(running))
         logits_B1V, cache = model.forward(input_ids=last_B1, mask_BT=mask_BT, cache=cache, num_logits=1)
         logits_BV = logits_B1V[:, 0]
     return generations
 
 
 def _score(
-    model: LanguageModel,
+    prefill: Prefill,
     cache: Any,
     mask_BT: Tensor,
     logits_BV: Tensor,
     candidates: Sequence[Sequence[list[int]]],
-    micro_batch: int,
+    micro_batches: MicroBatches,
 ) -> list[list[float]]:
     """Log-likelihood of every candidate behind its prefilled row. A candidate's first token is read off the prefill;
     only longer candidates need a pass, which shares the row's keys and values."""
+    model = prefill.model
     first_BV = logits_BV.float().log_softmax(-1)
     scores = [[first_BV[row, ids[0]].item() for ids in found] for row, found in enumerate(candidates)]
     rest = [(row, i, ids) for row, found in enumerate(candidates) for i, ids in enumerate(found) if len(ids) > 1]
-    for start in range(0, len(rest), micro_batch):
-        chunk = rest[start : start + micro_batch]
+
+    def work(chunk: Sequence[Candidate]) -> list[tuple[Candidate, float]]:
         rows = torch.tensor([row for row, _, _ in chunk], device=model.device)
         length = max(len(ids) for _, _, ids in chunk)
         padded_CA = torch.tensor([ids + [0] * (length - len(ids)) for _, _, ids in chunk], device=model.device)
@@ -122,6 +140,8 @@ def _score(
             [[1] * (len(ids) - 1) + [0] * (length - len(ids)) for _, _, ids in chunk], device=model.device
         )
         inputs_CA = padded_CA[:, :-1]
+        num_tokens = sum(len(ids) - 1 for _, _, ids in chunk)
+        prefill.meter.count(model, num_tokens, num_tokens)
         logits_CAV, _ = model.forward(
             input_ids=inputs_CA,
             mask_BT=torch.cat([mask_BT[rows], torch.ones_like(inputs_CA)], dim=1),
@@ -129,7 +149,13 @@ def _score(
             num_logits=length - 1,
         )
         target_CA = logits_CAV.float().log_softmax(-1).gather(-1, padded_CA[:, 1:, None])[..., 0]
-        for (row, i, _), total in zip(chunk, (target_CA * is_target).sum(1).tolist(), strict=True):
+        return list(zip(chunk, (target_CA * is_target).sum(1).tolist(), strict=True))
+
+    def num_bytes(candidate: Candidate) -> float:
+        return model.pass_bytes(mask_BT.shape[1] + len(candidate[2]), len(candidate[2]))
+
+    for found in micro_batches.run(rest, num_bytes, work):
+        for (row, i, _), total in found:
             scores[row][i] += total
     return scores
 

@@ -61,6 +61,10 @@ class JobFailed(SoftPromptError):
     """A job's own process ended without a result, or was ended."""
 
 
+class OutOfMemory(SoftPromptError):
+    """The device cannot hold a single row beside the model."""
+
+
 def without_passwords(text: str) -> str:
     """`text` with every `user:password@` of a URL blotted out."""
     return re.sub(r"//[^/@\s]*@", "//***@", text)

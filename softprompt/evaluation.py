@@ -3,9 +3,7 @@
 import functools
 import math
 import platform
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,8 +17,10 @@ from softprompt.chat import answer_ids
 from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.conditions import Condition
 from softprompt.controls import learned_task, shuffled_answers, with_instruction
+from softprompt.cost import Cost
 from softprompt.decode import answer
 from softprompt.lengths import check_lengths
+from softprompt.meter import Meter
 from softprompt.metrics import Outcome, summarise
 from softprompt.models import LanguageModel, load_model
 from softprompt.prefill import Prefill
@@ -64,13 +64,13 @@ def evaluate(
         benchmark = benchmarks.get(benchmark)
     if isinstance(checkpoint, str):
         checkpoint = open_checkpoint(checkpoint)
-    clock = Clock()
-    with clock("load"):
+    meter = Meter()
+    with meter("load"):
         rows = rows or benchmarks.load(benchmark, mirror)
         shots, train, test = rows.sample(protocol)
         model = load_model(checkpoint, resources, tokenizer, cache)
     check_lengths(model, benchmark, protocol, shots, train, test)
-    work = Evaluation(model, benchmark, protocol, resources, shots, train, test, clock, progress)
+    work = Evaluation(model, benchmark, protocol, resources, shots, train, test, meter, progress)
     outcomes = [outcome for condition in protocol.planned for outcome in work.outcomes(condition)]
 
     return Result(
@@ -86,7 +86,7 @@ def evaluate(
         curves={name: tuning.curve for name, tuning in work.tunings.items()},
         diverged={name: tuning.diverged for name, tuning in work.tunings.items()},
         learned_task=learned_task(protocol.planned, outcomes),
-        seconds=dict(clock.seconds),
+        cost=Cost.of_processes(processes.everyones(meter.cost(model))),
         provenance={
             "checkpoint": checkpoint.uri,
             "checkpoint_fingerprint": checkpoint.fingerprint,
@@ -96,8 +96,9 @@ def evaluate(
             "num_test": len(test),
             "num_contaminated": rows.num_contaminated,
             "world_size": processes.world_size(),
-            "device": str(model.device),
+            "device": ", ".join(map(str, model.devices)),
             "dtype": str(model.network.dtype).removeprefix("torch."),
+            "prefix_caching": work.prefill.shares_heads,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -105,21 +106,6 @@ def evaluate(
         outcomes=tuple(outcomes),
         vectors={name: tuning.vectors_SPD.cpu().numpy() for name, tuning in work.tunings.items()},
     )
-
-
-@dataclass
-class Clock:
-    """Seconds by phase."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -142,7 +128,7 @@ class Evaluation:
     shots: list[Example]
     train: list[Example]
     test: list[Example]
-    clock: Clock
+    meter: Meter
     progress: Progress
     tunings: dict[str, Tuning] = field(default_factory=dict)
     """By condition, of those that were asked for so far."""
@@ -150,7 +136,7 @@ class Evaluation:
 
     @functools.cached_property
     def prefill(self) -> Prefill:
-        return Prefill(self.model)
+        return Prefill(self.model, meter=self.meter)
 
     def outcomes(self, condition: Condition) -> list[Outcome]:
         """Of all test items. A condition that takes its vectors from a tuning comes after the one tuned for them."""
@@ -189,7 +175,7 @@ class Evaluation:
         )
         points = []
         while True:
-            with self.clock("tune"):
+            with self.meter("tune"):
                 tuned = next(steps)
             is_final = tuned.step == self.protocol.num_steps
             examples = self.test if is_final else self.test[: self.num_curve]
@@ -254,17 +240,16 @@ class Evaluation:
             for e in examples
             if with_scores
         }
-        with self.clock("answer"):
-            generations, scores = answer(
-                self.prefill,
-                prompts,
-                vectors_SPD,
-                stop=self.benchmark.stop,
-                max_new_tokens=self.benchmark.max_new_tokens,
-                candidates=[ids_of[item.id] for item in items] if with_scores else None,
-                micro_batch=self.resources.micro_batch,
-                on_answers=lambda num_more: self._advance(f"{condition}: answering", num_more),
-            )
+        generations, scores = answer(
+            self.prefill,
+            prompts,
+            vectors_SPD,
+            stop=self.benchmark.stop,
+            max_new_tokens=self.benchmark.max_new_tokens,
+            candidates=[ids_of[item.id] for item in items] if with_scores else None,
+            micro_batch=self.resources.micro_batch,
+            on_answers=lambda num_more: self._advance(f"{condition}: answering", num_more),
+        )
         outcomes = []
         grammar = self.benchmark.grammar
         for item, prompt, generation, found in zip(items, prompts, generations, scores, strict=True):

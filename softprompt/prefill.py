@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from softprompt.memory import free_bytes
+from softprompt.meter import Meter
 from softprompt.models import LanguageModel
 from softprompt.prompt import TOKEN, Prompt
 
@@ -33,6 +34,8 @@ class Batch:
     mask_BT: Tensor
     """0 at padding; the cached positions come first."""
     cache: Any
+    num_tokens: int
+    """Of `embeds_BTD`, padding not counted."""
 
 
 class Prefill:
@@ -41,26 +44,32 @@ class Prefill:
     Heads are dropped in the order in which they were last used when they need more memory than `max_bytes`.
     """
 
-    def __init__(self, model: LanguageModel, max_bytes: float | None = None) -> None:
+    def __init__(self, model: LanguageModel, max_bytes: float | None = None, meter: Meter | None = None) -> None:
         self.model = model
-        self.max_bytes = SHARE_OF_MEMORY * _free_bytes(model.device) if max_bytes is None else max_bytes
+        self.meter = meter or Meter()
+        self.max_bytes = SHARE_OF_MEMORY * free_bytes(model.devices) if max_bytes is None else max_bytes
         self._kept: OrderedDict[Head, KeysAndValues] = OrderedDict()
         self.num_bytes = 0
 
+    @property
+    def shares_heads(self) -> bool:
+        """Whether what prompts begin with alike is read once; a recurrent model's state cannot be continued by many
+        tokens at once."""
+        return not self.model.is_recurrent
+
     def batch(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> Batch:
-        """Gradients flow to `vectors_SPD`, never into a head. Prompts of a recurrent model, whose state cannot be
-        continued by many tokens at once, are read whole."""
+        """Gradients flow to `vectors_SPD`, never into a head."""
         tails = list(prompts)
         heads: list[Head] = []
-        if not self.model.is_recurrent and any(prompt.num_head for prompt in prompts):
+        if self.shares_heads and any(prompt.num_head for prompt in prompts):
             heads, tails = [prompt.head for prompt in prompts], [prompt.tail for prompt in prompts]
-        embeds_BTD, mask_BT = self._embed(tails, vectors_SPD)
+        embeds_BTD, mask_BT = self.embed_prompts(tails, vectors_SPD)
         if not heads:
-            return Batch(embeds_BTD, mask_BT, None)
+            return Batch(embeds_BTD, mask_BT, None, sum(map(len, tails)))
         mask = torch.cat([self._padded(([1] * len(head) for head in heads), 0), mask_BT], dim=1)
-        return Batch(embeds_BTD, mask, self._cache(heads))
+        return Batch(embeds_BTD, mask, self._cache(heads), sum(map(len, tails)))
 
-    def _embed(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[Tensor, Tensor]:
+    def embed_prompts(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, D) embeddings and (B, T) mask."""
         embeds_BTD = self.model.embed(self._padded((p.ids for p in prompts), 0))
         mask_BT = self._padded(([1] * len(p) for p in prompts), 0)
@@ -92,6 +101,7 @@ class Prefill:
             else:
                 missing.append(head)
         if missing:
+            self.meter.count(self.model, sum(map(len, missing)), len(missing))
             _, cache = self.model.forward(
                 input_ids=self._padded(missing, 0),
                 mask_BT=self._padded(([1] * len(head) for head in missing), 0),
@@ -131,9 +141,3 @@ def _left_padded(rows_HTK: Sequence[Tensor], length: int) -> Tensor:
 
 def _num_bytes(kv: KeysAndValues) -> int:
     return sum(keys.nbytes + values.nbytes for keys, values in kv)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available

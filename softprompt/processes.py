@@ -56,6 +56,11 @@ def gather(found: Sequence[T]) -> Sequence[T]:
     return [shares[i % len(shares)][i // len(shares)] for i in range(sum(map(len, shares)))]
 
 
+def everyones(value: T) -> list[T]:
+    """The values of all processes, in their order."""
+    return gather_object([value]) if _state() else [value]
+
+
 def add_up(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over the processes."""
     if _state():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softprompt.benchmarks import Benchmark, Example
 from softprompt.chat import ask, cue_of
-from softprompt.errors import BadBenchmark
+from softprompt.errors import BadBenchmark, BadCheckpoint
 from softprompt.models import LanguageModel
 from softprompt.protocol import Protocol
 
@@ -25,12 +25,14 @@ TOKEN = -1
 class Prompt:
     """Positions up to the answer: token ids, and for each position the number of the vector that stands there, or
     `TOKEN`. `seed` says which of the prompts tuned together the vectors come from. The first `num_head` positions are
-    tokens that other prompts begin with, too, so that reading them once is worth while."""
+    tokens that other prompts begin with, too, so that reading them once is worth while. Where the gradient is
+    truncated, the question behind the vectors in front ends before position `cue_start`; else that is 0."""
 
     ids: list[int]
     slots: list[int]
     seed: int = 0
     num_head: int = 0
+    cue_start: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,7 +43,10 @@ class Prompt:
 
     @property
     def tail(self) -> "Prompt":
-        return Prompt(self.ids[self.num_head :], self.slots[self.num_head :], self.seed)
+        return self.part(self.num_head, len(self))
+
+    def part(self, start: int, end: int) -> "Prompt":
+        return Prompt(self.ids[start:end], self.slots[start:end], self.seed)
 
 
 class Placement:
@@ -63,12 +68,21 @@ class Placement:
                 f"Benchmark {benchmark.name!r} has no cue that vectors could replace; set cue_text, or use the "
                 "placement 'prefix'."
             )
+        self.is_truncated = bool(self.num_front) and protocol.prefix_gradient == "truncated"
+        if self.is_truncated and model.is_recurrent:
+            raise BadCheckpoint(
+                f"{model.network.name_or_path or 'This model'} keeps the past as a state, out of which a question "
+                "cannot be cut; its protocol needs prefix_gradient = 'full'."
+            )
 
     def prompt(self, example: Example, seed: int, shots: Sequence[Example] = ()) -> Prompt:
         """`example` for the vectors of the seed of that number; vectors in front stand before the `shots`, too."""
         asked = ask(self.model, self.benchmark, example, shots, chat=self.chat)
         text_ids = self.model.encode(asked.question if self.cue_ids else asked.prompt)
         bos, front, num_back = self.model.bos_ids, self.num_front, len(self.cue_ids)
+        num_question = len(text_ids)
+        if self.is_truncated and not self.cue_ids:
+            num_question = _num_common(text_ids, self.model.encode(asked.question))
         return Prompt(
             ids=[*bos, *[0] * front, *text_ids, *[0] * num_back],
             slots=[
@@ -79,6 +93,7 @@ class Placement:
             ],
             seed=seed,
             num_head=0 if front else len(bos) + len(text_ids),
+            cue_start=len(bos) + front + num_question if self.is_truncated else 0,
         )
 
     def initial_vectors(self, seeds: Sequence[int]) -> Tensor:

@@ -10,8 +10,9 @@ from softprompt.conditions import CONTROLS, PLACEMENTS, Condition, planned
 from softprompt.errors import BadStudy
 from softprompt.fingerprints import fingerprint
 
-ADDED = {"controls": ()}
+ADDED = {"controls": (), "prefix_gradient": "full"}
 """Settings that came later, at the value that means what went before: there they leave a protocol's identity alone."""
+GRADIENTS = ("full", "truncated")
 
 
 class FromDict:
@@ -57,6 +58,9 @@ class Protocol(FromDict):
     """Text whose tokens, repeated as often as needed, the vectors in front start from; empty for sampled vocabulary."""
     cue_text: str = ""
     """Text whose tokens the vectors instead of the cue start from; empty for the benchmark's own cue."""
+    prefix_gradient: str = "full"
+    """How the vectors in front learn: `truncated` reads the question as a constant, for about half the work; see
+    `softprompt.truncation`. Their scores differ."""
     num_steps: int = 80
     batch_size: int = 8
     num_train: int = 640
@@ -83,6 +87,9 @@ class Protocol(FromDict):
         for name in ("num_test", "num_curve"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1, or left out for all items")
+        require(
+            self.prefix_gradient in GRADIENTS, "prefix_gradient", self.prefix_gradient, f"one of {', '.join(GRADIENTS)}"
+        )
         require(self.num_shots >= 0, "num_shots", self.num_shots, "0 or more")
         for name in ("prefix_rate", "cue_rate"):
             require(
@@ -142,32 +149,46 @@ class Resources(FromDict):
     """'auto' takes the first GPU and else the CPU; otherwise a torch device name."""
     dtype: str = "auto"
     """Of the backbone; 'auto' is bfloat16 on a GPU and float32 on a CPU. The vectors are always float32."""
-    micro_batch: int = 96
-    """Most rows in one forward pass."""
+    micro_batch: int | None = None
+    """Most rows in one forward pass; left out, as many as fit into free memory. After an out-of-memory it is halved."""
     devices: tuple[str, ...] = ()
     """GPUs of the host that jobs share, as CUDA_VISIBLE_DEVICES names them: ["0", "1"]. Each job then runs in processes
     of its own that see its share of them. Empty: one job at a time, in the flow's process."""
     processes_per_job: int = 1
-    """Processes that Accelerate runs a job on, one device each."""
+    """Processes that Accelerate runs a job on, each with a whole model."""
+    devices_per_process: int = 1
+    """GPUs that hold one model together; its layers are spread over them by Accelerate's device_map."""
     concurrency_limit: str = ""
-    """Prefect's concurrency limit that counts the cluster's GPUs; a job occupies `processes_per_job` of it."""
+    """Prefect's concurrency limit that counts the cluster's GPUs; a job occupies `devices_per_job` of it."""
     timeout_s: float | None = None
     """A job in processes of its own is killed after so many seconds."""
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        require(self.micro_batch >= 1, "micro_batch", self.micro_batch, "a whole number of at least 1")
+        require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1")
         require(self.dtype in ("auto", "float32", "bfloat16"), "dtype", self.dtype, "auto, float32 or bfloat16")
-        num, devices = self.processes_per_job, self.devices
-        require(num >= 1, "processes_per_job", num, "a whole number of at least 1")
-        require(len(devices) % num == 0, "devices", devices, f"a multiple of processes_per_job, which is {num}")
+        for name in ("processes_per_job", "devices_per_process"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
+        num, devices, shared = self.devices_per_job, self.devices, self.devices_per_process
+        require(
+            shared == 1 or self.processes_per_job == 1,
+            "devices_per_process",
+            shared,
+            "1 where processes_per_job is more than 1: models are copied or spread, not both",
+        )
+        require(shared == 1 or self.device == "auto", "device", self.device, "auto with several devices_per_process")
+        require(len(devices) % num == 0, "devices", devices, f"a multiple of the {num} that a job takes")
         require(len(set(devices)) == len(devices), "devices", devices, "distinct devices")
         require(self.timeout_s is None or self.timeout_s > 0, "timeout_s", self.timeout_s, "a number of seconds")
 
     @property
+    def devices_per_job(self) -> int:
+        return self.processes_per_job * self.devices_per_process
+
+    @property
     def slots(self) -> list[tuple[str, ...]]:
         """Devices of each job that may run on this host at the same time."""
-        num = self.processes_per_job
+        num = self.devices_per_job
         return [self.devices[start : start + num] for start in range(0, len(self.devices), num)] or [()]
 
     @property

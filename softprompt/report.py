@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from softprompt import controls, figures
 from softprompt.arm import Arm, own_settings, side_by_side
+from softprompt.cost import PHASES
 from softprompt.figures import Found, Look, Truth
 from softprompt.metrics import average
 from softprompt.ranking import Ranking
@@ -145,7 +146,17 @@ def _contents(arm: Arm, looks: Mapping[str, Look], truth: Truth) -> dict[str, An
         "results": sorted(results, key=lambda r: (-r.step, r.variant, r.benchmark)),
         "by_benchmark": {b: [r for r in results if r.benchmark == b] for b in benchmarks},
         "environment": _environment(results),
-        "phases": sorted({phase for result in results for phase in result.seconds}),
+        "phases": _phases(results),
+    }
+
+
+def _phases(results: Sequence[Result]) -> dict[str, dict[str, float]]:
+    """What all jobs together spent in each phase."""
+    found = {name: [r.cost.phases[name] for r in results if name in r.cost.phases] for name in PHASES}
+    return {
+        name: {"seconds": sum(phase.seconds for phase in its), "tokens": sum(phase.tokens for phase in its)}
+        for name, its in found.items()
+        if its
     }
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import Checkpoint
+from softprompt.cost import Cost
 from softprompt.fingerprints import fingerprint
 from softprompt.metrics import Estimate, Outcome, is_saturated
 from softprompt.protocol import Protocol
@@ -64,10 +65,11 @@ class Result:
     """Condition that vectors are tuned for -> tuning curve."""
     diverged: dict[str, tuple[int, ...]]
     """The same -> seeds whose tuning diverged; empty when all went well."""
-    seconds: dict[str, float]
-    """Wall-clock seconds by phase: tune, generate, score."""
+    cost: Cost
+    """What it took; decides nothing. Empty in results from before costs were measured."""
     provenance: dict[str, Any]
-    """Versions, device, dtype, world size, counts of items, tokens and vectors."""
+    """Versions, devices, dtype, world size, counts of items; whether what prompts begin with alike was read once
+    (`prefix_caching`)."""
     learned_task: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     """Placement -> format-free metric -> how much better true answers did than shuffled ones, paired by item. Empty
     without the control `shuffled`."""
@@ -93,6 +95,10 @@ class Result:
         }
         return {**values, "status": self.status, "saturated": lights}
 
+    def to_json(self) -> str:
+        """`to_dict` as text, with null for what JSON has no number for."""
+        return json.dumps(finite(self.to_dict()), indent=1, allow_nan=False)
+
     def save(self, folder: str | Path) -> Path:
         """Write `result.json`, `items.parquet` and `vectors.safetensors` into `folder`."""
         import pyarrow as pa
@@ -101,7 +107,7 @@ class Result:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT_FILE).write_text(json.dumps(finite(self.to_dict()), indent=1, allow_nan=False))
+        (folder / RESULT_FILE).write_text(self.to_json())
         pq.write_table(pa.Table.from_pylist([asdict(o) for o in self.outcomes], schema=_schema()), folder / ITEMS_FILE)
         save_file(self.vectors, folder / VECTORS_FILE, metadata={"job_key": self.job_key})
         return folder
@@ -122,6 +128,7 @@ class Result:
             **{
                 **known,
                 "protocol": Protocol.from_dict(values["protocol"]),
+                "cost": Cost.from_dict(values.get("cost", {})),
                 "metrics": {condition: _estimates(found) for condition, found in values["metrics"].items()},
                 "curves": {
                     placement: tuple(

@@ -54,7 +54,7 @@ def conditions_table(result: Result) -> Table:
     dropped = result.provenance["num_contaminated"]
     table.caption = (
         f"{accuracy.n} items, 95 % intervals, status {result.status}; "
-        f"{dropped} train items also stood in the test split and were left out"
+        f"{dropped} train items also stood in the test split and were left out\n{result.cost}"
     )
     return table
 

@@ -15,9 +15,11 @@ from torch import Tensor
 from softprompt import processes
 from softprompt.benchmarks import Benchmark, Example
 from softprompt.chat import answer_ids, terminator_id
+from softprompt.memory import MicroBatches
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import Protocol
+from softprompt.truncation import truncated_batch
 
 MAX_NORM = 1.0
 """Gradients are clipped to this norm, each seed's on its own."""
@@ -45,7 +47,7 @@ def tune(
     examples: Sequence[Example],
     targets: Sequence[str],
     protocol: Protocol,
-    micro_batch: int,
+    micro_batch: int | None = None,
     on_step: Callable[[int], None] = lambda _step: None,
 ) -> Iterator[TunedPrompt]:
     """Tune one prompt per seed on the same examples; yields at each of the protocol's measured steps, 0 included.
@@ -53,8 +55,12 @@ def tune(
     `targets` are what the examples are to be answered with: their own answers, or in a control others.
 
     The seeds share forward passes but nothing else: each has its own vectors, sample order, loss, and clipping.
+
+    Args:
+        micro_batch: most rows of a pass; None for as many as fit into memory.
     """
     model = prefill.model
+    micro_batches = MicroBatches(model.devices, micro_batch)
     seeds = [SeedVectors(vectors_PD, placement.num_front) for vectors_PD in placement.initial_vectors(protocol.seeds)]
     optimizer = torch.optim.AdamW(
         [
@@ -80,7 +86,7 @@ def tune(
     losses_S = torch.zeros(len(seeds))
     for step, batch_of_seed in enumerate(batches(examples, protocol)):
         rows = [(prompts[seed][i], answers[i]) for seed, batch in enumerate(batch_of_seed) for i in batch]
-        losses_S = _backward(prefill, rows, seeds, micro_batch)
+        losses_S = _backward(prefill, rows, seeds, micro_batches)
         if step in protocol.measured_steps:
             yield state(step, losses_S)
         for number, seed in enumerate(seeds):
@@ -141,7 +147,10 @@ def batches(examples: Sequence[Example], protocol: Protocol) -> Iterator[list[li
 
 
 def _backward(
-    prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], seeds: Sequence[SeedVectors], micro_batch: int
+    prefill: Prefill,
+    rows: Sequence[tuple[Prompt, list[int]]],
+    seeds: Sequence[SeedVectors],
+    micro_batches: MicroBatches,
 ) -> Tensor:
     """Set each seed's gradients to those of its mean loss; returns the (S,) losses.
 
@@ -149,22 +158,30 @@ def _backward(
     processes change anything, and no seed's gradient depends on another's.
     """
     device = prefill.model.device
+    parameters = [parameter for seed in seeds for parameter in seed.parameters()]
     num_tokens_S = torch.zeros(len(seeds), device=device)
     for prompt, answer in rows:
         num_tokens_S[prompt.seed] += len(answer)
     losses_S = torch.zeros(len(seeds), device=device)
-    for parameter in (parameter for seed in seeds for parameter in seed.parameters()):
+    for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    own = processes.share(rows)
-    for start in range(0, len(own), micro_batch):
-        chunk = own[start : start + micro_batch]
+
+    def work(chunk: Sequence[tuple[Prompt, list[int]]]) -> tuple[Tensor, tuple[Tensor, ...]]:
         vectors_SPD = torch.stack([seed.vectors_PD for seed in seeds])
         seeds_B = torch.tensor([prompt.seed for prompt, _ in chunk], device=device)
         losses_B = answer_losses(prefill, chunk, vectors_SPD)
         part_S = torch.zeros_like(losses_S).index_add(0, seeds_B, losses_B) / num_tokens_S
-        torch.autograd.backward(part_S.sum())
-        losses_S += part_S.detach()
-    processes.add_up([losses_S, *(p.grad for seed in seeds for p in seed.parameters() if p.grad is not None)])
+        return part_S.detach(), torch.autograd.grad(part_S.sum(), parameters)
+
+    def num_bytes(row: tuple[Prompt, list[int]]) -> float:
+        return prefill.model.pass_bytes(len(row[0]) + len(row[1]), len(row[1]), backward=True)
+
+    for part_S, gradients in micro_batches.run(processes.share(rows), num_bytes, work):
+        losses_S += part_S
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            assert parameter.grad is not None
+            parameter.grad += gradient
+    processes.add_up([losses_S, *(p.grad for p in parameters if p.grad is not None)])
     return losses_S
 
 
@@ -174,10 +191,14 @@ def answer_losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], ve
     Logits are computed at the answer only. The last answer token is a target, never an input.
     """
     model = prefill.model
-    batch = prefill.batch([prompt for prompt, _ in rows], vectors_SPD)
+    prompts = [prompt for prompt, _ in rows]
+    read = truncated_batch if prompts[0].cue_start else Prefill.batch
+    batch = read(prefill, prompts, vectors_SPD)
     length = max(len(answer) for _, answer in rows)
     answers_BA = torch.tensor([a + [IGNORED] * (length - len(a)) for _, a in rows], device=model.device)
     inputs_BA = answers_BA[:, :-1].clamp(min=0)
+    num_answer = sum(len(answer) for _, answer in rows)
+    prefill.meter.count(model, batch.num_tokens + num_answer - len(rows), num_answer, backward=True)
     logits_BAV, _ = model.forward(
         inputs_embeds=torch.cat([batch.embeds_BTD, model.embed(inputs_BA)], dim=1),
         # Padding behind an answer is never attended by it; marking it 0 would only cost a mask.

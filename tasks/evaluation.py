@@ -57,7 +57,7 @@ def room_for_a_job(study: Study) -> Iterator[tuple[str, ...]]:
     limit = resources.concurrency_limit
     with slot(study.home, resources, on_wait=lambda: logger.info("All slots of this host are taken; waiting.")) as own:
         try:
-            with concurrency([limit] if limit else [], occupy=resources.processes_per_job, strict=True):
+            with concurrency([limit] if limit else [], occupy=resources.devices_per_job, strict=True):
                 yield own
         except ConcurrencySlotAcquisitionError as error:
             raise BadStudy(
@@ -99,11 +99,11 @@ def compute(study: Study, job: Job, folder: Path, devices: tuple[str, ...]) -> N
     result = Result.load(folder, with_items=False)
     headline = result.metrics[result.headline]
     logger.info(
-        "%s on %s: %s accuracy %.3f, format-following %.3f (%.0f s)",
+        "%s on %s: %s accuracy %.3f, format-following %.3f; %s",
         job.checkpoint.name,
         job.benchmark.name,
         result.headline,
         headline["accuracy"].value,
         headline["format_following"].value,
-        sum(result.seconds.values()),
+        result.cost,
     )

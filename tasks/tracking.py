@@ -6,16 +6,19 @@ files. All that is logged for a job can be logged twice without a trace, because
 
 import shutil
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from softprompt.checkpoints import Checkpoint
+from softprompt.cost import GB
 from softprompt.errors import SoftPromptError
-from softprompt.files import temporary_folder
+from softprompt.files import temporary_folder, write_whole
 from softprompt.metrics import Estimate
 from softprompt.ranking import Ranking
-from softprompt.result import Job, Result
+from softprompt.result import RESULT_FILE, Job, Result
 from softprompt.study import Study
 from tasks.ledger import Finished, Ledger, artifact_folder
 from tasks.store import Point, Store
@@ -40,16 +43,19 @@ class Tracker:
     def log(self, job: Job, folder: Path) -> None:
         """Log a saved result and then, last, that its job is done. A checkpoint's LoggedModel carries its headline
         only: with all metrics it would take MLflow minutes to list ten thousand of them."""
+        start = time.perf_counter()
         result = Result.load(folder, with_items=False)
         checkpoint = job.checkpoint
+        artifacts = artifact_folder(job.benchmark.name, checkpoint.step, job.key)
         with self.store.answers():
             run_id = self.store.run_id(result.variant)
-            self.store.client.log_artifacts(
-                run_id, str(folder), artifact_folder(job.benchmark.name, checkpoint.step, job.key)
-            )
+            self.store.client.log_artifacts(run_id, str(folder), artifacts)
             model_id = self.ledger.model_id(job, run_id)
             self.store.log_points(run_id, _points(result, checkpoint, model_id))
-            self.ledger.finish(job, "done", run_id=run_id, seconds=sum(result.seconds.values()))
+            result = replace(result, cost=result.cost.with_seconds("log", time.perf_counter() - start))
+            summary = write_whole(folder / RESULT_FILE, result.to_json())
+            self.store.client.log_artifact(run_id, str(summary), artifacts)
+            self.ledger.finish(job, "done", run_id=run_id, seconds=result.cost.seconds)
 
     def log_failure(self, job: Job, error: SoftPromptError) -> None:
         """Note that a job cannot be done as its inputs stand, so that no later look tries it again."""
@@ -121,7 +127,10 @@ def _points(result: Result, checkpoint: Checkpoint, model_id: str) -> list[Point
     values[f"accuracy_low/{result.benchmark}"] = headline["accuracy"].low
     values[f"accuracy_high/{result.benchmark}"] = headline["accuracy"].high
     values[f"diverged/{result.benchmark}"] = float(result.status == "diverged")
-    values[f"seconds/{result.benchmark}"] = sum(result.seconds.values())
+    values[f"seconds/{result.benchmark}"] = result.cost.seconds
+    values[f"peak_gb/{result.benchmark}"] = result.cost.peak_bytes / GB
+    if (share := result.cost.matrix_share()) is not None:
+        values[f"matrix_share/{result.benchmark}"] = share
     if result.tokens is not None:
         values["tokens"] = float(result.tokens)
     on_model = {f"{name}/{result.benchmark}" for name in ("accuracy", "format_following")}

@@ -1,12 +1,15 @@
 """What decoding, scoring and tuning must equal: one prompt at a time, one full forward pass, no padding, no cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from softprompt import tune
 from softprompt.benchmarks import Benchmark, Example
+from softprompt.memory import MicroBatches
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Placement, Prompt
@@ -50,8 +53,30 @@ def embedded(model: LanguageModel, prompt: Prompt, vectors_SPD: Tensor, ids: Seq
 
 def plain_logits(model: LanguageModel, prompt: Prompt, vectors_SPD: Tensor, ids: Sequence[int] = ()) -> Tensor:
     """(len(ids) + 1, V) logits behind the prompt."""
-    output = model.network(inputs_embeds=embedded(model, prompt, vectors_SPD, ids), use_cache=False)
+    with question_cut(model, prompt):
+        output = model.network(inputs_embeds=embedded(model, prompt, vectors_SPD, ids), use_cache=False)
     return output.logits[0, len(prompt) - 1 :]
+
+
+@contextmanager
+def question_cut(model: LanguageModel, prompt: Prompt) -> Iterator[None]:
+    """Detach the question's hidden states at the entry of every layer, if the prompt says where its cue starts."""
+    end = prompt.cue_start
+    start = 1 + max((i for i, slot in enumerate(prompt.slots[:end]) if slot != TOKEN), default=0)
+
+    def detach(_layer: Any, arguments: tuple[Tensor, ...], named: dict[str, Any]) -> Any:
+        whole_BTD = arguments[0] if arguments else named["hidden_states"]
+        cut_BTD = torch.cat([whole_BTD[:, :start], whole_BTD[:, start:end].detach(), whole_BTD[:, end:]], dim=1)
+        return ((cut_BTD, *arguments[1:]), named) if arguments else ((), {**named, "hidden_states": cut_BTD})
+
+    num_layers = model.network.config.get_text_config().num_hidden_layers
+    lists = [m for m in model.network.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == num_layers]
+    hooks = [layer.register_forward_pre_hook(detach, with_kwargs=True) for layer in lists[0] if end]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()
@@ -94,11 +119,11 @@ def gradients(
     placement: Placement,
     rows: Sequence[TrainingRow],
     protocol: Protocol,
-    micro_batch: int = 64,
+    micro_batch: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(S, P, D) gradients and (S,) losses, as the tuning computes them."""
     seeds = [tune.SeedVectors(v, placement.num_front) for v in placement.initial_vectors(protocol.seeds)]
-    losses_S = tune._backward(Prefill(model), rows, seeds, micro_batch)
+    losses_S = tune._backward(Prefill(model), rows, seeds, MicroBatches(model.devices, micro_batch))
     return torch.stack(
         [torch.cat([p.grad for p in seed.parameters() if p.grad is not None]) for seed in seeds]
     ), losses_S

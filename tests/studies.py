@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from softprompt.cost import Cost, Phase
 from softprompt.metrics import Outcome, summarise
 from softprompt.result import Job, Result
 from softprompt.study import Study
@@ -126,7 +127,7 @@ def recorded_result(job: Job, accuracy: float = 0.5) -> Result:
         metrics={"cue": summarise(outcomes)},
         curves={},
         diverged={},
-        seconds={"tune": 1.0, "answer": 2.0},
+        cost=Cost(phases={"tune": Phase(seconds=1.0), "decode": Phase(seconds=2.0)}),
         provenance={},
         outcomes=outcomes,
     )

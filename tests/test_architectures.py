@@ -5,6 +5,7 @@ embeddings, experts, narrow embeddings, a state instead of keys and values.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from transformers import AutoTokenizer, PreTrainedConfig
 
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.decode import answer
+from softprompt.errors import BadCheckpoint
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
@@ -141,3 +143,24 @@ def test_gradients_equal_those_of_a_plain_loop(
     torch.testing.assert_close(losses_S, expected_S, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found_SPD, expected_SPD, rtol=1e-3, atol=1e-5)
     assert found_SPD.abs().max() > 1e-4
+
+
+def test_truncated_gradients_equal_those_of_a_plain_loop_that_detaches_the_question(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
+) -> None:
+    """Of a state that took in the question nothing can be cut: such models are refused."""
+    truncated = replace(quick_protocol, prefix_gradient="truncated")
+    if model.is_recurrent:
+        with pytest.raises(BadCheckpoint, match=r"keeps the past as a state, .* needs prefix_gradient = 'full'"):
+            Placement("prefix", model, toy_benchmark, truncated)
+        return
+    where = Placement("prefix", model, toy_benchmark, truncated)
+    batch = training_rows(model, where, rows.train[::7], seeds=(1, 0))
+    found_SPD, losses_S = gradients(model, where, batch, truncated)
+    expected_SPD, expected_S = plain_gradients(model, where, batch, truncated)
+    torch.testing.assert_close(losses_S, expected_S, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found_SPD, expected_SPD, rtol=1e-3, atol=1e-5)
+    whole = training_rows(model, Placement("prefix", model, toy_benchmark, quick_protocol), rows.train[::7], (1, 0))
+    full_SPD, full_S = gradients(model, where, whole, quick_protocol)
+    torch.testing.assert_close(losses_S, full_S, rtol=1e-4, atol=1e-4)
+    assert (found_SPD - full_SPD).abs().max() > 0.1 * full_SPD.abs().max()

@@ -189,9 +189,11 @@ def test_a_slot_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"devices": ("0", "1", "2"), "processes_per_job": 2}, "expected a multiple of processes_per_job, which is 2"),
+        ({"devices": ("0", "1", "2"), "processes_per_job": 2}, "expected a multiple of the 2 that a job takes"),
         ({"devices": ("0", "0")}, "expected distinct devices"),
         ({"processes_per_job": 0}, "at least 1"),
+        ({"processes_per_job": 2, "devices_per_process": 2}, "models are copied or spread, not both"),
+        ({"devices_per_process": 2, "device": "cuda:1"}, "expected auto"),
         ({"timeout_s": 0.0}, "a number of seconds"),
     ],
 )

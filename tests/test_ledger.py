@@ -184,7 +184,7 @@ def test_an_entry_says_what_decides_whether_a_job_is_settled(study: Study) -> No
     assert entry == Tracker(study).ledger.finished_of(done.checkpoint)[done.key]
     assert (entry.uri, entry.checkpoint) == (done.checkpoint.uri, done.checkpoint.fingerprint)
     assert entry.benchmark_fingerprint == done.benchmark.fingerprint
-    assert entry.seconds == 3.0
+    assert 3.0 < entry.seconds < 60.0  # of the evaluation and of logging it
 
 
 @pytest.mark.parametrize("order", [("first", "second"), ("second", "first")])

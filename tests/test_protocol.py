@@ -16,6 +16,7 @@ CHANGES: dict[str, Any] = {
     "num_vectors": 5,
     "prefix_text": "Answer in one word.",
     "cue_text": "\nIn one word:",
+    "prefix_gradient": "truncated",
     "num_steps": 40,
     "batch_size": 4,
     "num_train": 320,
@@ -57,6 +58,7 @@ def test_an_unknown_setting_is_named(kind: type[Protocol] | type[Resources]) -> 
     [
         (Protocol, "num_vectors", 0),
         (Protocol, "num_steps", -1),
+        (Protocol, "prefix_gradient", "half"),
         (Protocol, "num_steps", "80"),
         (Protocol, "batch_size", 0),
         (Protocol, "batch_size", 2.5),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from softprompt.arm import Arm
+from softprompt.cost import Cost, Phase
 from softprompt.errors import BadStudy
 from softprompt.metrics import Estimate, Outcome, summarise
 from softprompt.protocol import Protocol
@@ -64,7 +65,7 @@ def result(
             for placement in PROTOCOL.placements
         },
         diverged={},
-        seconds={"tune": 1.5, "answer": 2.5},
+        cost=Cost(phases={"tune": Phase(seconds=1.5), "decode": Phase(seconds=2.5)}),
         provenance={"torch": "2.9.0", "num_test": 40},
         outcomes=tuple(outcome for some in found.values() for outcome in some),
     )

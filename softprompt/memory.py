@@ -1,0 +1,113 @@
+"""Memory: how much is free, how much was used at most, and how many rows of a batch fit into one forward pass."""
+
+import contextlib
+import resource
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from softprompt.errors import OutOfMemory
+
+Row = TypeVar("Row")
+Found = TypeVar("Found")
+
+MOST_ROWS = defaultdict(lambda: 96, {"cuda": 512})
+"""Of a pass, by kind of device, where memory would allow more."""
+SHARE_OF_MEMORY = 0.5
+"""Of what is free when a job starts, at most so much is planned for one pass."""
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class MicroBatches:
+    """Cuts rows into the chunks of one forward pass each: as many as fit by estimate, half as many after an
+    out-of-memory. Scores do not depend on it.
+
+    Args:
+        most_rows: of a chunk, whatever memory says; None to go by memory alone.
+    """
+
+    def __init__(self, devices: Sequence[torch.device], most_rows: int | None = None) -> None:
+        self.most_rows = most_rows or MOST_ROWS[devices[0].type]
+        self.most_bytes = float("inf") if most_rows else SHARE_OF_MEMORY * free_bytes(devices)
+
+    def run(
+        self, rows: Sequence[Row], num_bytes: Callable[[Row], float], work: Callable[[Sequence[Row]], Found]
+    ) -> Iterator[Found]:
+        """`work` of each chunk in turn. What it leaves behind when it runs out of memory must not count.
+
+        Args:
+            num_bytes: estimate for one row; a chunk is padded, so that its rows need as much as the largest of them.
+
+        Raises:
+            OutOfMemory: not even one row fits.
+        """
+        start = 0
+        while start < len(rows):
+            num = self._num_rows([num_bytes(row) for row in rows[start : start + self.most_rows]])
+            try:
+                found = work(rows[start : start + num])
+            except (RuntimeError, OutOfMemory) as error:
+                if not (isinstance(error, OutOfMemory) or should_reduce_batch_size(error)):
+                    raise
+                problem = " ".join(str(error).split())
+            else:
+                yield found
+                start += num
+                continue
+            if num == 1:  # out here the error, and with it what its frames hold, is gone
+                raise OutOfMemory(
+                    f"One row does not fit into memory ({problem[:200]}). Use another device, dtype = 'bfloat16', or "
+                    "devices_per_process > 1 in the study's resources."
+                )
+            clear_device_cache(garbage_collection=True)
+            self.most_bytes = num * max(num_bytes(row) for row in rows[start : start + num]) / 2
+
+    def _num_rows(self, num_bytes: Sequence[float]) -> int:
+        """A power of two where memory decides, so that small changes in free memory change no batch."""
+        fitting = len(num_bytes)
+        while fitting > 1 and fitting * max(num_bytes[:fitting]) > self.most_bytes:
+            fitting = 1 << (fitting - 1).bit_length() - 1
+        return fitting
+
+
+def free_bytes(devices: Sequence[torch.device]) -> float:
+    """On GPUs that share a model, so often what is free on the fullest."""
+    if devices[0].type == "cuda":
+        return len(devices) * min(torch.cuda.mem_get_info(device)[0] for device in devices)
+    return min(psutil.virtual_memory().available, _free_in_container())
+
+
+def reset_peak() -> None:
+    """From now on `peak_bytes` starts anew; on a CPU where the kernel is Linux, else it is the whole process's."""
+    if torch.cuda.is_initialized():
+        for number in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(number)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident set size
+
+
+def peak_bytes(devices: Iterable[torch.device]) -> int:
+    """On GPUs the sum over `devices`."""
+    on_gpu = [torch.cuda.max_memory_allocated(device) for device in devices if device.type == "cuda"]
+    if on_gpu:
+        return sum(on_gpu)
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _free_in_container() -> float:
+    """What a container may still take: its limit less what it holds, file cache that can be dropped not counted."""
+    try:
+        limit, current = ((CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current"))
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return float("inf") if limit == "max" else int(limit) - int(current) + int(stat["inactive_file"])
+    except (OSError, ValueError, KeyError):
+        return float("inf")

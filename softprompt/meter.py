@@ -1,0 +1,94 @@
+"""Measuring a job: where its seconds, tokens and FLOPs go, and what its device could do. See `softprompt.cost`."""
+
+import functools
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+
+from softprompt.cost import Cost, Phase
+from softprompt.memory import peak_bytes, reset_peak
+from softprompt.models import LanguageModel
+
+TRIAL_S = 0.1
+TRIAL_ROWS = 1024
+"""Rows of the product that a device's rate is measured on, as many as the tokens of a large batch."""
+
+
+class Meter:
+    """Seconds go to the innermost phase that is open, so that all phases together are the whole job."""
+
+    def __init__(self) -> None:
+        self._open = ["other"]
+        self._since = time.perf_counter()
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._tokens: dict[str, int] = defaultdict(int)
+        self._flops: dict[str, float] = defaultdict(float)
+        reset_peak()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        self._charge()
+        self._open.append(phase)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._open.pop()
+
+    def count(self, model: LanguageModel, num_tokens: int, num_logits: int, *, backward: bool = False) -> None:
+        """Note a pass over `num_tokens`, padding not counted, with logits at `num_logits` of them.
+
+        Args:
+            backward: whether gradients flow back through it.
+        """
+        self._tokens[self._open[-1]] += num_tokens
+        self._flops[self._open[-1]] += (4 if backward else 2) * (
+            model.num_body_parameters * num_tokens + model.num_head_parameters * num_logits
+        )
+
+    def cost(self, model: LanguageModel) -> Cost:
+        """Of this process, up to now."""
+        self._charge()
+        return Cost(
+            phases={
+                name: Phase(seconds=seconds, tokens=self._tokens[name], flops=self._flops[name])
+                for name, seconds in self._seconds.items()
+            },
+            peak_bytes=peak_bytes(model.devices),
+            matrix_rate=matrix_rate(model),
+        )
+
+    def _charge(self) -> None:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # what was only queued belongs to the phase that queued it
+        now = time.perf_counter()
+        self._seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+
+def matrix_rate(model: LanguageModel) -> float:
+    """FLOPs a second of a product with the largest weight inside the model; measured once a process, type and shape."""
+    num_out, num_in = max((weight.shape[-2:] for _, weight in model.matrices), key=math.prod)
+    return _rate(num_out, num_in, model.network.dtype, model.device)
+
+
+@functools.cache
+@torch.no_grad()
+def _rate(num_out: int, num_in: int, dtype: torch.dtype, device: torch.device) -> float:
+    """The best of several tries, since whatever else runs only slows it down."""
+    weight = torch.randn(num_out, num_in, device=device).to(dtype)
+    rows = torch.randn(TRIAL_ROWS, num_in, device=device).to(dtype)
+    best, spent = float("inf"), 0.0
+    while spent < TRIAL_S:
+        start = time.perf_counter()
+        F.linear(rows, weight)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - start
+        best, spent = min(best, seconds), spent + seconds
+    return 2 * TRIAL_ROWS * num_out * num_in / best
