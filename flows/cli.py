@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from softprompt.cli import AsJson, app, errors, run_app, screen
-from softprompt.ranking import Ranking
+from softprompt.cli import AsJson, app, run_app
 from softprompt.study import Study
+from softprompt.tables import errors, screen, show_ranking
 
 if TYPE_CHECKING:
     from tasks.planning import Plan
@@ -25,15 +25,19 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Rank a study's variants from the results in MLflow; nothing is evaluated."""
-    from tasks.rankings import rank_at
+    from softprompt.diagnosis import diagnose
+    from tasks.rankings import PastRankings, rank_at
     from tasks.tracking import Tracker
 
     tracker = Tracker(Study.read(study))
-    found, _ = rank_at(tracker, tracker.ledger.to_rank(), condition=condition, step=step)
+    jobs = tracker.ledger.to_rank()
+    found, _ = rank_at(tracker, jobs, condition=condition, step=step)
+    is_headline = found.condition == tracker.study.protocol.headline
+    diagnosis = diagnose(found, PastRankings(tracker, jobs).rankings if is_headline else [])
     if as_json:
-        print(json.dumps(found.to_dict(), indent=1))
+        print(json.dumps({**found.to_dict(), "diagnosis": diagnosis.to_dict()}, indent=1))
     else:
-        show_ranking(found)
+        show_ranking(found, diagnosis)
 
 
 @app.command()
@@ -107,20 +111,6 @@ def show_plan(plan: "Plan") -> None:
     if plan.costs:
         screen.print(table)
     screen.print(plan.sentence(), highlight=False, soft_wrap=True)
-
-
-def show_ranking(ranking: Ranking) -> None:
-    """The ranking as a terminal table and sentences."""
-    from rich.table import Table
-
-    table = Table("rank", "variant", "score", "95 % interval", *ranking.benchmarks)
-    table.title = f"Step {ranking.step}, {ranking.condition}, chance-centred accuracy on {ranking.num_items} items"
-    for s in ranking.standings:
-        cells = [f"{s.accuracy[benchmark]:.3f}" for benchmark in ranking.benchmarks]
-        table.add_row(str(s.rank), s.variant, f"{s.score:.3f}", f"{s.low:.3f} to {s.high:.3f}", *cells)
-    screen.print(table)
-    for sentence in ranking.sentences():
-        screen.print(f"  {sentence}", highlight=False)
 
 
 def quiet_prefect(folder: Path | None = None) -> None:

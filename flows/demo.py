@@ -9,14 +9,14 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.cli import show_ranking
 from flows.rank_variants import rank_variants
 from flows.watch_checkpoints import watch_checkpoints
-from softprompt.cli import screen
+from softprompt.arm import Arm
 from softprompt.errors import SoftPromptError
 from softprompt.ranking import history
 from softprompt.report import write_report
 from softprompt.study import Study
+from softprompt.tables import screen, show_ranking
 from softprompt.world.verdict import read_truth, verdict
 from tasks.tracking import Tracker
 
@@ -59,14 +59,15 @@ def conclude(study: Path) -> None:
     declared = Study.read(study)
     home, bucket, tracker = Path(declared.home), Path(declared.bucket), Tracker(declared)
     ranking = rank_variants(str(study))
-    show_ranking(ranking)
     truth, results = read_truth(bucket), tracker.results()
-    past = history(results, declared.benchmarks)
+    past = tuple(history(results, declared.benchmarks))
+    arm = Arm(name=declared.name, results=tuple(results), ranking=ranking, past=past)
+    show_ranking(ranking, arm.diagnosis)
     tracker.log_truth(truth)
     found = verdict(results, truth)
     (home / "ranking.json").write_text(json.dumps(found, indent=1))
     centred = read_truth(bucket, centred=True)
-    report = write_report(results, ranking, past, home / "report.html", title=declared.name, truth=centred)
+    report = write_report([arm], home / "report.html", title=declared.name, truth=centred)
     screen.print(verdict_table(found))
     screen.print(f"Written: {home / 'ranking.json'}, {report}. `make ui` opens MLflow on it.")
 

@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 import softprompt
 from softprompt import Protocol, Resources, Result
-from softprompt.cli import SHOWN, conditions_table, curve_table, screen
+from softprompt.tables import SHOWN, conditions_table, curve_table, screen
 
 PROTOCOL = Protocol(num_test=200, seeds=(0,), curve_steps=(0, 20), num_curve=50)
 """One seed, so that two CPU cores do it in about an hour."""

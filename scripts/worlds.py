@@ -8,7 +8,7 @@ from pathlib import Path
 import softprompt
 from softprompt import Protocol, Resources, Result
 from softprompt.metrics import Estimate, summarise
-from softprompt.ranking import kendall_tau
+from softprompt.statistics import kendall_tau
 from softprompt.world.corpus import RECIPES
 from softprompt.world.pretrain import Schedule
 from softprompt.world.verdict import read_truth

@@ -3,22 +3,30 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, track
 from rich.table import Table
-from rich.text import Text
 
 from softprompt import benchmarks as registry
 from softprompt import controls, suites
-from softprompt.checks import Check, check, require_sound
-from softprompt.errors import SoftPromptError
+from softprompt.checks import check, require_sound
+from softprompt.errors import BadStudy, SoftPromptError
 from softprompt.protocol import Protocol, Resources
-from softprompt.result import Result
+from softprompt.result import finite
+from softprompt.study import Study
+from softprompt.tables import (
+    arms_table,
+    checks_table,
+    conditions_table,
+    curve_table,
+    errors,
+    screen,
+    show_ranking,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,8 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Rank pre-training checkpoints by what they know, not by how well they follow an output format.",
 )
-screen, errors = Console(), Console(stderr=True)
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Mirror = Annotated[
     str | None, typer.Option(help="Folder laid out like the hub, to read datasets from.", envvar="SOFTPROMPT_MIRROR")
@@ -65,10 +71,9 @@ def evaluate(
     protocol = Protocol.from_dict(dict(parse_setting(setting) for setting in set_ or []))
     resources = Resources(device=device, micro_batch=micro_batch, trust_remote_code=trust_remote_code)
     results = []
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True) as bars:
+    with bars() as shown:
         for name in suites.expand(benchmark):
-            bar = bars.add_task(name, total=1.0)
+            bar = shown.add_task(name, total=1.0)
             result = run(
                 checkpoint,
                 registry.get(name, benchmark_folder),
@@ -76,7 +81,7 @@ def evaluate(
                 resources=resources,
                 mirror=mirror,
                 tokenizer=tokenizer,
-                progress=lambda what, share, bar=bar, name=name: bars.update(  # type: ignore[misc]
+                progress=lambda what, share, bar=bar, name=name: shown.update(  # type: ignore[misc]
                     bar, completed=share, description=f"{name}: {what}"
                 ),
             )
@@ -90,6 +95,55 @@ def evaluate(
         screen.print(conditions_table(result), curve_table(result))
         for placement, excess in result.learned_task.items():
             screen.print(f"  {placement}: {controls.in_words(excess)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def study(
+    study: Annotated[Path, typer.Argument(help="The study's TOML file; its [arms.NAME] tables change the protocol.")],
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="Path or URL; may be given several times. Default: the whole bucket.")
+    ] = None,
+    step: Annotated[list[int] | None, typer.Option(help="Only checkpoints at these steps.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Where to write the report; default: study.html at home.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold protocols against one another: every arm on every checkpoint and benchmark, without Prefect and MLflow.
+
+    What is done is not done again, so that a run may be stopped and started at any time. Ends with one report.
+    """
+    from softprompt.experiment import Experiment, checkpoints_of
+    from softprompt.report import write_report
+
+    declared = Study.read(study)
+    failures: list[str] = []
+    with bars() as shown:
+        bar = shown.add_task("Looking", total=1.0)
+        arms = Experiment.of(declared).run(
+            checkpoints_of(declared, checkpoint or (), step or ()),
+            progress=lambda what, share: shown.update(bar, completed=share, description=what),
+            on_failure=lambda job, error: failures.append(f"{job.checkpoint.name} on {job.benchmark.name}: {error}"),
+        )
+    for failure in failures:
+        errors.print(f"[red]Failed[/]: {escape(failure)}", highlight=False, soft_wrap=True)
+    if not arms:
+        raise BadStudy("There is nothing to report: no checkpoint at these steps could be evaluated.")
+    file = write_report(arms, report or Path(declared.home) / "study.html", title=declared.name)
+    if as_json:
+        found = {"study": declared.name, "failures": failures, "arms": {arm.name: arm.to_dict() for arm in arms}}
+        print(json.dumps(finite(found), indent=1, allow_nan=False))
+    else:
+        if len(arms) > 1:
+            screen.print(arms_table(arms))
+        else:
+            show_ranking(arms[0].ranking, arms[0].diagnosis)
+        screen.print(f"Written: {file}", soft_wrap=True)
+    sys.exit(bool(failures))
+
+
+def bars() -> Progress:
+    """Progress on the error stream, so that the output can be piped."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=errors, transient=True)
 
 
 @app.command()
@@ -107,7 +161,7 @@ def benchmarks(
     Example: softprompt benchmarks --check --mirror /datasets
     """
     if show:
-        print(shown(show, mirror, benchmark_folder))
+        print(one_prompt(show, mirror, benchmark_folder))
         return
     names = registry.names(benchmark_folder)
     if check_rows:
@@ -132,78 +186,12 @@ def benchmarks(
     screen.print(table, collections)
 
 
-def shown(name: str, mirror: str | None, folder: str | None) -> str:
+def one_prompt(name: str, mirror: str | None, folder: str | None) -> str:
     """The first test item of a benchmark as a model gets it, the answer in guillemets."""
     benchmark = registry.get(name, folder)
     rows = registry.load(benchmark, mirror)
     require_sound(benchmark, rows)
     return f"{benchmark.prompt(rows.test[0])} «{rows.test[0].answer}»"
-
-
-def checks_table(checks: Sequence[Check]) -> Table:
-    """A row per benchmark: how many items it has, or what is wrong with it."""
-    table = Table("name", "train", "test", "in both", "answer", "chance", "status", title="Benchmarks")
-    for found in checks:
-        counts = (found.num_train, found.num_test, found.num_contaminated)
-        chance = "" if found.chance is None else f"{found.chance:.2f}"
-        colour = {"ok": "green", "unread": "yellow", "broken": "red"}[found.status]
-        sentence = found.problem.removeprefix(f"Benchmark {found.name!r}: ")
-        status = Text(sentence or found.status, style=colour)
-        table.add_row(found.name, *("" if n is None else str(n) for n in counts), found.answer, chance, status)
-    table.caption = "in both: train items that also stand in the test split; they are left out and not counted in train"
-    return table
-
-
-SHOWN = (
-    "accuracy",
-    "format_following",
-    "knowledge_accuracy",
-    "lenient_accuracy",
-    "choice_accuracy",
-    "gold_bits_per_byte",
-)
-
-
-def conditions_table(result: Result) -> Table:
-    """A row per condition, a column per metric, with 95 % intervals."""
-    table = Table("condition", *SHOWN, title=f"{result.variant} at step {result.step} on {result.benchmark}")
-    for condition, metrics in result.metrics.items():
-        cells = [
-            f"{metrics[name].value:.3f} [dim]{metrics[name].low:.2f}-{metrics[name].high:.2f}[/]"
-            if name in metrics
-            else "[dim]undefined[/]"
-            for name in SHOWN
-        ]
-        table.add_row(condition, *cells)
-    accuracy = result.metrics[result.headline]["accuracy"]
-    dropped = result.provenance["num_contaminated"]
-    table.caption = (
-        f"{accuracy.n} items, 95 % intervals, status {result.status}; "
-        f"{dropped} train items also stood in the test split and were left out\n{result.cost}"
-    )
-    return table
-
-
-def curve_table(result: Result) -> Table:
-    """The tuning curve of every placement, with its lights."""
-    table = Table("placement", "step", "loss", "format_following", "accuracy", "knowledge_accuracy", title="Tuning")
-    for placement, points in result.curves.items():
-        for point in points:
-            cells = [
-                f"{point.metrics[name].value:.3f}" if name in point.metrics else "[dim]undefined[/]"
-                for name in ("format_following", "accuracy", "knowledge_accuracy")
-            ]
-            table.add_row(placement, str(point.step), f"{point.loss:.2f}", *cells)
-        lights = {name: result.saturated(placement, name) for name in ("format_following", "accuracy")}
-        table.add_row(
-            "",
-            "",
-            "",
-            *("[green]saturated[/]" if light else "[yellow]still rising[/]" for light in lights.values()),
-            "",
-        )
-        table.add_section()
-    return table
 
 
 def parse_setting(text: str) -> tuple[str, object]:

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from softprompt.diagnosis import Diagnosis
 from softprompt.metrics import Estimate, average
 from softprompt.ranking import Ranking
 from softprompt.result import Result
@@ -78,13 +79,15 @@ def in_style() -> Any:
     return matplotlib.style.context(["default", STYLE])
 
 
-def conditions_figure(by_condition: Mapping[str, Ranking], looks: Mapping[str, Look]) -> Markup:
-    """Each variant's score by condition: where lines cross, conditions rank differently."""
+def conditions_figure(by_condition: Mapping[str, Ranking], looks: Mapping[str, Look], *, joined: bool = True) -> Markup:
+    """Each variant's score by condition: where lines cross, conditions rank differently. Points of several protocols
+    are not `joined`."""
     figure, (axes,) = _figure(2.8, 1, top=0.1)
     for i, (variant, look) in enumerate(looks.items()):
         aside = 0.3 * ((i + 0.5) / len(looks) - 0.5)  # so that intervals stand beside one another
         line = [(x + aside, estimate) for x, estimate in _scores(enumerate(by_condition.values()), variant)]
-        _draw(axes, look, line, band=False)
+        for part in [line] if joined else [[point] for point in line]:
+            _draw(axes, look, part, band=False)
     crowded = len(by_condition) > MAX_UPRIGHT
     names = [name.replace("_", "\n") for name in by_condition] if crowded else list(by_condition)
     axes.set_xticks(range(len(by_condition)), names, fontsize=7 if crowded else None)
@@ -146,6 +149,22 @@ def ranks_figure(past: Sequence[Ranking], looks: Mapping[str, Look]) -> Markup:
     return _svg(figure, "ranks")
 
 
+def settling_figure(diagnosis: Diagnosis) -> Markup:
+    """How the order of the variants settles: each ranking against the latest, and against the one before it."""
+    moments = diagnosis.moments
+    figure, panels = _figure(2.2, 2, sharey=False)
+    for axes, title, values, lowest in (
+        (panels[0], "decision accuracy: pairs ordered as now", [m.decision_accuracy for m in moments], 0.0),
+        (panels[1], "Kendall's tau with the ranking before", [m.tau_before for m in moments], -1.0),
+    ):
+        points = [(m.step, value) for m, value in zip(moments, values, strict=True) if value is not None]
+        axes.plot([step for step, _ in points], [value for _, value in points], "o-", color=INK)
+        if diagnosis.settled_at is not None:
+            axes.axvline(diagnosis.settled_at, color=INK, linewidth=0.8, linestyle=":")
+        axes.set(title=title, xlabel="training step", ylim=(lowest - 0.05, 1.05))
+    return _svg(figure, "settling")
+
+
 def tuning_figure(found: Found, latest: Ranking, placements: Sequence[str], looks: Mapping[str, Look]) -> Markup:
     """One row of panels for each placement, one panel for each metric."""
     figure, panels = _figure(2.2, len(TUNING_METRICS) * len(placements))
@@ -189,7 +208,9 @@ def _draw(axes: Axes, look: Look, line: Line, *, band: bool = True) -> None:
         axes.vlines(x, low, high, color=look.colour, linewidth=1)
 
 
-def _figure(row_height: float, num_panels: int, *, top: float = 0.28, right: float = 0.1) -> tuple[Figure, list[Axes]]:
+def _figure(
+    row_height: float, num_panels: int, *, top: float = 0.28, right: float = 0.1, sharey: bool = True
+) -> tuple[Figure, list[Axes]]:
     """A figure as wide as the page with up to three panels a row, which share their axes.
 
     Sizes are in inches. Margins are fixed, since Matplotlib's own layout would double the time that a report takes.
@@ -198,8 +219,10 @@ def _figure(row_height: float, num_panels: int, *, top: float = 0.28, right: flo
     num_rows = math.ceil(num_panels / num_columns)
     width, height = 9.6, row_height * num_rows
     figure = Figure(figsize=(width, height))
-    panels = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=True)
-    figure.subplots_adjust(0.55 / width, 0.46 / height, 1 - right / width, 1 - top / height, 0.08, 0.38)
+    panels = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=sharey)
+    figure.subplots_adjust(
+        0.55 / width, 0.46 / height, 1 - right / width, 1 - top / height, 0.08 if sharey else 0.2, 0.38
+    )
     for axes in panels.flat:
         axes.tick_params(labelbottom=True)
     for unused in panels.flat[num_panels:]:
@@ -222,7 +245,11 @@ def _svg(figure: Figure, name: str) -> Markup:
     text = buffer.getvalue()
 
     def adapt(tag: re.Match[str]) -> str:
-        coloured = tag[0].replace(INK, "var(--ink)").replace(PAPER, "var(--paper)")
-        return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", coloured)
+        return tag[0].replace(INK, "var(--ink)").replace(PAPER, "var(--paper)")
 
-    return Markup(re.sub(r"<[^>]+>", adapt, text[text.index("<svg") :]))
+    return prefixed(re.sub(r"<[^>]+>", adapt, text[text.index("<svg") :]), f"{name}-")
+
+
+def prefixed(svg: str, prefix: str) -> Markup:
+    """`svg` with a prefix to all its ids, so that figures can share a page."""
+    return Markup(re.sub(r"<[^>]+>", lambda tag: re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", tag[0]), svg))

@@ -1,20 +1,18 @@
-"""Ranking variants at matched steps, with the uncertainty that the items leave."""
+"""Ranking variants at matched steps, with the uncertainty that items and prompt seeds leave."""
 
-import functools
 import itertools
 import typing
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 
-from softprompt import controls
+from softprompt import controls, statistics
 from softprompt.errors import BadStudy
-from softprompt.metrics import Outcome, chance_centred, item_weights, per_item
 from softprompt.result import Result
+from softprompt.scores import Scores, score
 
-NUM_RESAMPLES = 2000
 FORMAT_LEARNED = 0.95
 """Below this share of outputs in the right format, `accuracy` still measures format."""
 
@@ -44,16 +42,32 @@ class Comparison:
     difference: float
     low: float
     high: float
-
-    @property
-    def distinguishable(self) -> bool:
-        return self.low > 0
+    p_value: float
+    """Adjusted for all pairs of the ranking (Holm, 1979)."""
+    distinguishable: bool
+    """Whether no group holds both."""
 
     def __str__(self) -> str:
-        by = f"{self.difference:+.3f}, 95 % interval {self.low:+.3f} to {self.high:+.3f}"
+        by = (
+            f"{self.difference:+.3f}, 95 % interval {self.low:+.3f} to {self.high:+.3f}, "
+            f"p {'< 0.001' if self.p_value < 0.001 else f'= {self.p_value:.3f}'} among all pairs"
+        )
         if self.distinguishable:
             return f"{self.ahead} is ahead of {self.behind} ({by})"
         return f"{self.ahead} and {self.behind} are not distinguishable yet ({by})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """What a benchmark tells of the ranked variants; see `softprompt.statistics`."""
+
+    benchmark: str
+    p_above_chance: float
+    """The smallest of the variants' p-values, adjusted for their number (Holm)."""
+    signal_to_noise: float | None = None
+    """None for a single variant, as the next."""
+    p_spread: float | None = None
+    """Chance that equal variants would differ as much."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +80,9 @@ class Ranking:
     num_items: int
     standings: tuple[Standing, ...]
     comparisons: tuple[Comparison, ...]
+    groups: tuple[tuple[str, ...], ...]
+    """Variants that cannot be told apart, best first; a variant may be in two groups, those in none stand alone."""
+    signals: tuple[Signal, ...]
     incomplete: dict[str, tuple[str, ...]]
     """Variant -> benchmarks that it lacks at this step."""
 
@@ -95,14 +112,23 @@ class Ranking:
                 "benchmarks": tuple(values["benchmarks"]),
                 "standings": tuple(standings),
                 "comparisons": tuple(Comparison(**comparison) for comparison in values["comparisons"]),
+                "groups": tuple(map(tuple, values["groups"])),
+                "signals": tuple(Signal(**signal) for signal in values["signals"]),
                 "incomplete": {variant: tuple(absent) for variant, absent in values["incomplete"].items()},
             }
         )
 
     def sentences(self) -> list[str]:
         """What the ranking says, in so many words."""
+        return [*map(str, self.comparisons), *self.on_groups(), *self.cautions()]
+
+    def on_groups(self) -> list[str]:
+        """Of more than two, which the comparisons do not say."""
+        return [f"{', '.join(group)} cannot be told apart" for group in self.groups if len(group) > 2]
+
+    def cautions(self) -> list[str]:
+        """What is missing, and reasons to distrust a score."""
         return [
-            *map(str, self.comparisons),
             *(f"{v} is incomplete at step {self.step}: no {', '.join(b)}" for v, b in sorted(self.incomplete.items())),
             *(f"{s.variant}: {warning}" for s in self.standings for warning in s.warnings),
         ]
@@ -131,8 +157,9 @@ def rank(
 
     Only results at that step are used. `variants` names others that are to be called incomplete if they lack it.
 
-    The score's intervals come from a bootstrap over items, stratified by benchmark and paired: every resample draws the
-    same items for all variants (Efron & Tibshirani, 1993). Seeds are averaged within an item.
+    The score's intervals come from a bootstrap over items and prompt seeds, stratified by benchmark and paired; which
+    variants can be told apart is tested with the standard errors of the same resamples, adjusted for all pairs. See
+    `softprompt.statistics`.
 
     Raises:
         BadStudy: there are no results, they are of several protocols, or variants were given different items.
@@ -152,36 +179,27 @@ def rank(
     variants = sorted({result.variant for result in results}.union(variants))
     missing = {v: tuple(b for b in benchmarks if (v, b) not in found) for v in variants}
     complete = [v for v in variants if not missing[v]]
-    incomplete = {v: absent for v, absent in missing.items() if absent}
+    ranking = Ranking(
+        step=step,
+        condition=condition,
+        benchmarks=tuple(benchmarks),
+        num_items=0,
+        standings=(),
+        comparisons=(),
+        groups=(),
+        signals=(),
+        incomplete={v: absent for v, absent in missing.items() if absent},
+    )
     if not complete:
-        return Ranking(
-            step=step,
-            condition=condition,
-            benchmarks=tuple(benchmarks),
-            num_items=0,
-            standings=(),
-            comparisons=(),
-            incomplete=incomplete,
-        )
-
-    mean_V = np.zeros(len(complete))
-    resampled_RV = np.zeros((NUM_RESAMPLES, len(complete)))
-    num_items = 0
-    for number, benchmark in enumerate(benchmarks):
-        values_VI, weights_I = _item_values([found[v, benchmark] for v in complete], condition)
-        num_items += values_VI.shape[1]
-        counts_RI = _resamples(number, values_VI.shape[1])
-        mean_V += np.average(values_VI, axis=1, weights=weights_I) / len(benchmarks)
-        drawn_RV = counts_RI @ (values_VI * weights_I).T / (counts_RI @ weights_I)[:, None]
-        resampled_RV += drawn_RV / len(benchmarks)
-
-    order = np.argsort(-mean_V, kind="stable")
-    low_V, high_V = np.quantile(resampled_RV, [0.025, 0.975], axis=0)
+        return ranking
+    scores = score((found[v, b] for v in complete for b in benchmarks), benchmarks, condition)
+    order = np.argsort(-scores.mean_V, kind="stable").tolist()
+    low_V, high_V = np.quantile(scores.drawn_RV, [0.025, 0.975], axis=0)
     standings = tuple(
         Standing(
             rank=place + 1,
             variant=complete[i],
-            score=float(mean_V[i]),
+            score=float(scores.mean_V[i]),
             low=float(low_V[i]),
             high=float(high_V[i]),
             accuracy={b: found[complete[i], b].metrics[condition]["accuracy"].value for b in benchmarks},
@@ -190,27 +208,50 @@ def rank(
         )
         for place, i in enumerate(order)
     )
+    comparisons, groups = _compared(scores, order)
+    return replace(
+        ranking,
+        num_items=scores.num_items,
+        standings=standings,
+        comparisons=comparisons,
+        groups=groups,
+        signals=_signals(scores),
+    )
+
+
+def _compared(scores: Scores, order: Sequence[int]) -> tuple[tuple[Comparison, ...], tuple[tuple[str, ...], ...]]:
+    """Neighbours in the order of the ranking, and the groups that cannot be told apart."""
+    mean_V, drawn_RV = scores.mean_V[order], scores.drawn_RV[:, order]
+    variants = [scores.variants[i] for i in order]
+    p_values = statistics.holm(statistics.p_of_differences(mean_V, drawn_RV))
+    runs = statistics.level_groups(p_values, len(variants))
+    p_of = dict(zip(itertools.combinations(range(len(variants)), 2), p_values, strict=True))
     comparisons = []
-    for i, j in itertools.pairwise(order):
-        low, high = np.quantile(resampled_RV[:, i] - resampled_RV[:, j], [0.025, 0.975])
+    for i, j in itertools.pairwise(range(len(variants))):
+        low, high = np.quantile(drawn_RV[:, i] - drawn_RV[:, j], [0.025, 0.975])
         comparisons.append(
             Comparison(
-                ahead=complete[i],
-                behind=complete[j],
+                ahead=variants[i],
+                behind=variants[j],
                 difference=float(mean_V[i] - mean_V[j]),
                 low=float(low),
                 high=float(high),
+                p_value=p_of[i, j],
+                distinguishable=not any(first <= i and j <= last for first, last in runs),
             )
         )
-    return Ranking(
-        step=step,
-        condition=condition,
-        benchmarks=tuple(benchmarks),
-        num_items=num_items,
-        standings=standings,
-        comparisons=tuple(comparisons),
-        incomplete=incomplete,
-    )
+    return tuple(comparisons), tuple(tuple(variants[first : last + 1]) for first, last in runs)
+
+
+def _signals(scores: Scores) -> tuple[Signal, ...]:
+    found = []
+    num = len(scores.variants)
+    for benchmark, mean_V, drawn_RV in zip(scores.benchmarks, scores.means_BV, scores.drawn_BRV, strict=True):
+        above = min(statistics.holm(statistics.p_above(mean_V, drawn_RV)))
+        ratio = statistics.signal_to_noise(mean_V, drawn_RV) if num > 1 else None
+        spread = None if ratio is None else statistics.p_of_spread(ratio, num)
+        found.append(Signal(benchmark=benchmark, p_above_chance=above, signal_to_noise=ratio, p_spread=spread))
+    return tuple(found)
 
 
 def matched_steps(results: Iterable[Measured], benchmarks: Sequence[str]) -> list[int]:
@@ -230,45 +271,6 @@ def history(results: Sequence[Result], benchmarks: Sequence[str], condition: str
     return [ranking for ranking in rankings if ranking.standings]
 
 
-def kendall_tau(scores: dict[str, float], truth: dict[str, float]) -> float:
-    """Kendall's tau-b between two scorings of the same variants: 1 same order, -1 reversed; 0 if one ties them all."""
-    from scipy.stats import kendalltau
-
-    names = sorted(truth)
-    tau = float(kendalltau([scores[n] for n in names], [truth[n] for n in names]).statistic)
-    return tau if tau == tau else 0.0
-
-
-@functools.lru_cache(maxsize=32)
-def _resamples(number: int, num_items: int) -> np.ndarray:
-    """(R, I) how often each item of the benchmark of that number is drawn in each resample. The same for every ranking,
-    so that a history of rankings draws them once."""
-    rng = np.random.default_rng([0, number])
-    return rng.multinomial(num_items, np.full(num_items, 1 / num_items), NUM_RESAMPLES).astype(np.float32)
-
-
-def _item_values(results: Sequence[Result], condition: str) -> tuple[np.ndarray, np.ndarray]:
-    """(V, I) chance-centred accuracy of each variant on each item, and the items' (I,) weights, in one order."""
-    tables = []
-    weights: dict[str, float] = {}
-    for result in results:
-        outcomes = [outcome for outcome in result.outcomes if outcome.condition == condition]
-        tables.append(per_item(outcomes, lambda o: _centred(o, result.chance)))  # noqa: B023 (used at once)
-        weights = item_weights(outcomes)
-    items = sorted(tables[0])
-    for result, table in zip(results, tables, strict=True):
-        if sorted(table) != items:
-            raise BadStudy(
-                f"{result.variant} and {results[0].variant} were given different items of {result.benchmark} at step "
-                f"{result.step}; variants are compared on the same items only. Evaluate both again from the same rows."
-            )
-    return np.array([[table[item] for item in items] for table in tables]), np.array([weights[i] for i in items])
-
-
-def _centred(outcome: Outcome, chance: float) -> float:
-    return chance_centred(float(outcome.correct), chance)
-
-
 def _limits(result: Result, condition: str) -> tuple[float, float]:
     accuracy = result.metrics[condition]["accuracy"]
     return accuracy.low, accuracy.high
@@ -284,10 +286,10 @@ def _warnings(results: Sequence[Result], condition: str) -> tuple[str, ...]:
             )
         if result.saturated(condition, "accuracy") is False:
             found.append(f"accuracy still rises at the end of the tuning on {result.benchmark} (not saturated)")
-        excess = result.learned_task.get(condition, {})
-        if controls.learned(excess):
-            found.append(f"on {result.benchmark}, {controls.in_words(excess)}")
         following = result.metrics[condition]["format_following"].value
         if condition in result.curves and following < FORMAT_LEARNED:
             found.append(f"format-following is only {following:.2f} on {result.benchmark}")
+    taught = [result.benchmark for result in results if controls.learned(result.learned_task.get(condition, {}))]
+    if taught:
+        found.append(f"true answers beat shuffled ones on {', '.join(taught)}: the excess is learned task")
     return tuple(found)

@@ -3,6 +3,7 @@
 Figures are inline SVG and the page loads nothing, so that it can be mailed, archived and opened without a network.
 """
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from softprompt import controls, figures
+from softprompt.arm import Arm, own_settings, side_by_side
 from softprompt.cost import PHASES
-from softprompt.figures import Found, Truth
+from softprompt.figures import Found, Look, Truth
 from softprompt.metrics import average
-from softprompt.ranking import Ranking, kendall_tau, rank
+from softprompt.ranking import Ranking
 from softprompt.result import Result
+from softprompt.statistics import kendall_tau
 
 METRICS = (
     "accuracy",
@@ -32,20 +36,11 @@ MAX_STEPS = 200
 """Of more training steps, figures show so many, evenly chosen: a page holds no more that can be told apart."""
 
 
-def write_report(
-    results: Sequence[Result],
-    ranking: Ranking,
-    past: Sequence[Ranking],
-    file: str | Path,
-    *,
-    title: str,
-    truth: Truth | None = None,
-) -> Path:
-    """Write the report on `ranking` to `file`, which is replaced at once: a reader never meets half a page.
+def write_report(arms: Sequence[Arm], file: str | Path, *, title: str, truth: Truth | None = None) -> Path:
+    """Write the report on one protocol, or on several side by side, to `file`, which is replaced at once: a reader
+    never meets half a page.
 
     Args:
-        results: those at the ranked step, per-item outcomes included; others are left aside.
-        past: rankings at all steps, in the order of training; see `history`.
         truth: variant -> step -> known share, where that is known: in the Knowledge World.
 
     Raises:
@@ -59,9 +54,23 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters["number"] = lambda value, digits=2: f"{value:,.{digits}f}".replace("-", "−")
+    looks = figures.looks_of({v for arm in arms for r in (arm.ranking, *arm.past) for v in (*r.scores, *r.incomplete)})
+    pages = []
     with figures.in_style():
+        for number, arm in enumerate(arms):
+            prefix = f"arm-{number}-" if len(arms) > 1 else ""
+            contents = _contents(arm, looks, truth or {})
+            drawn = {name: svg and figures.prefixed(svg, prefix) for name, svg in contents["figures"].items()}
+            page = environment.get_template("report_arm.html.jinja").render(
+                **{**contents, "figures": drawn}, looks=looks, prefix=prefix
+            )
+            pages.append(Markup(page))
         page = environment.get_template("report.html.jinja").render(
-            **_contents([r for r in results if r.step == ranking.step], ranking, past, truth or {}),
+            **(_side_by_side(arms, looks, truth or {}) if len(arms) > 1 else {}),
+            arms=arms,
+            pages=pages,
+            looks=looks,
+            has_truth=bool(truth),
             title=title,
             written=datetime.now(UTC),
         )
@@ -75,30 +84,41 @@ def write_report(
     return file
 
 
-def _contents(results: Sequence[Result], latest: Ranking, past: Sequence[Ranking], truth: Truth) -> dict[str, Any]:
-    """What the template shows, section by section."""
+def _side_by_side(arms: Sequence[Arm], looks: Mapping[str, Look], truth: Truth) -> dict[str, Any]:
+    """What the page shows of several arms together."""
+    rows = side_by_side(arms)
+    placements = {placement for arm in arms for placement in arm.protocol.placements}
+    drawn = {
+        f"{row.arm}\n{row.condition}".strip(): row.ranking
+        for row in rows
+        if not row.arm or row.condition in placements  # controls have their place in the table
+    }
+    return {
+        "rows": rows,
+        "taus": [_tau(row.ranking.scores, _known(row.ranking, truth)) for row in rows],
+        "settings": [
+            ", ".join(f"{n} = {json.dumps(value)}" for n, value in own_settings(arm, arms).items()) for arm in arms
+        ],
+        "figure": figures.conditions_figure(drawn, looks, joined=False),
+    }
+
+
+def _contents(arm: Arm, looks: Mapping[str, Look], truth: Truth) -> dict[str, Any]:
+    """What the template shows of one arm, section by section."""
+    results, latest, past, protocol = arm.latest, arm.ranking, arm.past, arm.protocol
     benchmarks = latest.benchmarks
     num_matched, num_ranked = len(past), max((len(ranking.standings) for ranking in past), default=0)
-    past = (
-        [past[i * (num_matched - 1) // (MAX_STEPS - 1)] for i in range(MAX_STEPS)] if num_matched > MAX_STEPS else past
-    )
-    variants = {v for ranking in [latest, *past] for v in (*ranking.scores, *ranking.incomplete)}
-    protocol = results[0].protocol
-    looks = figures.looks_of(variants)
+    if num_matched > MAX_STEPS:
+        past = tuple(past[i * (num_matched - 1) // (MAX_STEPS - 1)] for i in range(MAX_STEPS))
     found = {(r.variant, r.benchmark): r for r in results}
-    by_condition = {
-        c: latest if c == latest.condition else rank(results, benchmarks, condition=c, step=latest.step)
-        for c in protocol.conditions
-    }
-    known = {variant: shares[latest.step] for variant, shares in truth.items() if latest.step in shares}
+    known = _known(latest, truth)
     measured_on = {metric: _measured_on(metric, found, benchmarks) for metric in METRICS}
     return {
         "ranking": latest,
         "protocol": protocol,
-        "looks": looks,
         "known": known,
-        "by_condition": by_condition,
-        "taus": {condition: _tau(ranking.scores, known) for condition, ranking in by_condition.items()},
+        "by_condition": arm.by_condition,
+        "taus": {condition: _tau(ranking.scores, known) for condition, ranking in arm.by_condition.items()},
         "measured_on": measured_on,
         "average": lambda condition, variant, metric: average(
             found[variant, b].metrics[condition].get(metric) for b in measured_on[metric]
@@ -113,11 +133,13 @@ def _contents(results: Sequence[Result], latest: Ranking, past: Sequence[Ranking
             }
             for variant in looks
         },
+        "diagnosis": arm.diagnosis,
         "learned_task": controls.summary(results),
         "figures": {
-            "conditions": figures.conditions_figure(by_condition, looks) if latest.standings else None,
+            "conditions": figures.conditions_figure(arm.by_condition, looks) if latest.standings else None,
             "learning": figures.learning_figure(past, looks, truth) if past else None,
             "benchmarks": figures.benchmarks_figure(results, latest, past, looks),
+            "settling": figures.settling_figure(arm.diagnosis) if len(arm.diagnosis.moments) > 2 else None,
             "ranks": figures.ranks_figure(past, looks) if len(past) > 1 and num_ranked > 1 else None,
             "tuning": figures.tuning_figure(found, latest, protocol.tunings, looks) if latest.standings else None,
         },
@@ -136,6 +158,11 @@ def _phases(results: Sequence[Result]) -> dict[str, dict[str, float]]:
         for name, its in found.items()
         if its
     }
+
+
+def _known(ranking: Ranking, truth: Truth) -> dict[str, float]:
+    """The known shares at its step."""
+    return {variant: shares[ranking.step] for variant, shares in truth.items() if ranking.step in shares}
 
 
 def _measured_on(metric: str, found: Found, benchmarks: Sequence[str]) -> list[str]:

@@ -97,7 +97,7 @@ class Result:
 
     def to_json(self) -> str:
         """`to_dict` as text, with null for what JSON has no number for."""
-        return json.dumps(_finite(self.to_dict()), indent=1, allow_nan=False)
+        return json.dumps(finite(self.to_dict()), indent=1, allow_nan=False)
 
     def save(self, folder: str | Path) -> Path:
         """Write `result.json`, `items.parquet` and `vectors.safetensors` into `folder`."""
@@ -158,12 +158,12 @@ def _estimates(values: dict[str, Any]) -> dict[str, Estimate]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """`value` with null for NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -1,7 +1,7 @@
 """A study: what a team writes once, in one small TOML file."""
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from softprompt import benchmarks, suites
 from softprompt.benchmarks import Benchmark
 from softprompt.cache import DEFAULT_GB, Cache
+from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.errors import BadStudy
 from softprompt.layout import Layout
 from softprompt.protocol import Protocol, Resources, require
@@ -49,6 +50,9 @@ class Study:
     """Seconds after which another process takes over the job of one that died."""
     protocol: Protocol
     resources: Resources
+    arms: dict[str, Protocol] = field(default_factory=dict)
+    """Protocols that `softprompt study` holds against one another; in the file the settings that each changes. Without
+    them it runs `protocol`, as watching and ranking always do."""
 
     def __post_init__(self) -> None:
         Layout(self.layout)
@@ -88,7 +92,7 @@ class Study:
                 else f"The study lacks the settings {missing}."
             )
         values = {"home": cls.home, **values}
-        for name in settings - {"benchmarks", "protocol", "resources", *NUMBERS}:
+        for name in settings - {"benchmarks", "protocol", "resources", "arms", *NUMBERS}:
             require(isinstance(values.get(name, ""), str), name, values.get(name), "text")
         for name in NUMBERS:
             require(type(values.get(name, 0)) in (int, float), name, values.get(name), "a number")
@@ -105,6 +109,7 @@ class Study:
                 **values,
                 "benchmarks": suites.expand(values["benchmarks"]),
                 "protocol": Protocol.from_dict(values.get("protocol", {})),
+                "arms": _arms(values.get("arms", {}), values.get("protocol", {})),
                 "resources": Resources.from_dict(values.get("resources", {})),
             }
         )
@@ -112,6 +117,12 @@ class Study:
     def benchmark(self, name: str) -> Benchmark:
         """One of the study's own; its file is read once."""
         return self._declared[name]
+
+    def locate(self, uri: str) -> Checkpoint:
+        """A checkpoint by its URI; variant and step come from the layout if it lies in the study's bucket."""
+        root = self.bucket.rstrip("/") + "/"
+        place = Layout(self.layout).match(uri.rstrip("/").removeprefix(root)) if uri.startswith(root) else None
+        return open_checkpoint(uri, place)
 
     @cached_property
     def _declared(self) -> dict[str, Benchmark]:
@@ -122,5 +133,27 @@ class Study:
         return Cache(limit_gb=self.cache_gb)
 
     @property
+    def results_folder(self) -> Path:
+        """Results by the keys of their jobs. Watching and `softprompt study` keep theirs there alike, so that neither
+        computes what the other has."""
+        return Path(self.home) / "results"
+
+    @property
     def mlflow_uri(self) -> str:
         return self.tracking_uri or f"sqlite:///{self.home}/mlflow.db"
+
+
+def _arms(values: Any, protocol: dict[str, Any]) -> dict[str, Protocol]:
+    """Each arm's protocol: the study's with the settings that the arm changes."""
+    tables = isinstance(values, dict) and all(isinstance(changes, dict) for changes in values.values())
+    require(tables, "arms", values, "a table for each arm, such as [arms.slow] with the settings that it changes")
+    arms: dict[str, Protocol] = {}
+    for name, changes in values.items():
+        try:
+            arms[name] = Protocol.from_dict({**protocol, **changes})
+        except BadStudy as error:
+            raise BadStudy(f"Arm {name!r}: {error}") from error
+        same = next((other for other in arms if other != name and arms[other] == arms[name]), None)
+        if same:
+            raise BadStudy(f"The arms {same!r} and {name!r} have the same settings; change one or leave it out.")
+    return arms

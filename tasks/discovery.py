@@ -10,7 +10,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from softprompt.bucket import Bucket
-from softprompt.checkpoints import Checkpoint, Folder, describe_each, list_folders, open_checkpoint
+from softprompt.checkpoints import Checkpoint, Folder, describe_each, list_folders
 from softprompt.errors import SoftPromptError
 from softprompt.layout import Layout
 from softprompt.result import Job
@@ -51,7 +51,7 @@ def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | 
 def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job]:
     """The unfinished jobs of the checkpoint at `uri`, and, if asked for, those that failed before."""
     logger = get_run_logger()
-    checkpoint = locate(study, uri)
+    checkpoint = study.locate(uri)
     finished = Tracker(study).ledger.finished_of(checkpoint)
     skip = {key for key, job in finished.items() if job.status == "done" or not retry_failed}
     jobs = jobs_of(study, checkpoint)
@@ -118,10 +118,3 @@ def report(study: Study, found: Look) -> None:
 
 def jobs_of(study: Study, checkpoint: Checkpoint) -> list[Job]:
     return [Job(checkpoint, study.benchmark(name), study.protocol) for name in study.benchmarks]
-
-
-def locate(study: Study, uri: str) -> Checkpoint:
-    """A checkpoint by its URI; variant and step come from the layout if it lies in the study's bucket."""
-    root = study.bucket.rstrip("/") + "/"
-    place = Layout(study.layout).match(uri.rstrip("/").removeprefix(root)) if uri.startswith(root) else None
-    return open_checkpoint(uri, place)

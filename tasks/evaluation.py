@@ -15,12 +15,12 @@ from prefect.concurrency.sync import concurrency
 from prefect.states import Completed
 
 from softprompt.errors import BadBucket, BadStudy, RowsUnavailable, SoftPromptError
+from softprompt.files import temporary_folder
 from softprompt.request import Request
 from softprompt.result import RESULT_FILE, Job, Result
 from softprompt.study import Study
 from tasks.children import run_worker
 from tasks.claims import claimed
-from tasks.files import temporary_folder
 from tasks.retries import is_retryable
 from tasks.slots import slot
 from tasks.tracking import Tracker

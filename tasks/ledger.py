@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.checkpoints import Checkpoint
+from softprompt.files import write_whole
 from softprompt.fingerprints import fingerprint
 from softprompt.result import Job
 from tasks.claims import claimed
-from tasks.files import write_whole
 from tasks.store import CREATION_PATIENCE_S, Store
 
 JOB_TAG = "job."

@@ -7,9 +7,11 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from softprompt.arm import Arm
+from softprompt.diagnosis import Diagnosis
+from softprompt.files import write_whole
 from softprompt.ranking import Ranking
 from softprompt.study import Study
-from tasks.files import write_whole
 from tasks.rankings import PastRankings, rank_at
 from tasks.retries import is_retryable
 from tasks.tracking import Tracker
@@ -18,14 +20,15 @@ from tasks.tracking import Tracker
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
 def publish_ranking(study: Study) -> Ranking:
     """The ranking at the best matched step, published at home, in MLflow, and as a Prefect artifact."""
-    ranking = publish(study)
-    create_markdown_artifact(key="ranking", markdown=as_markdown(ranking), description=f"Ranking of {study.name}")
-    for sentence in ranking.sentences():
+    ranking, diagnosis = publish(study)
+    markdown = as_markdown(ranking, diagnosis)
+    create_markdown_artifact(key="ranking", markdown=markdown, description=f"Ranking of {study.name}")
+    for sentence in [*ranking.sentences(), *diagnosis.sentences()]:
         get_run_logger().info("%s", sentence)
     return ranking
 
 
-def publish(study: Study) -> Ranking:
+def publish(study: Study) -> tuple[Ranking, Diagnosis]:
     """Write `latest-ranking.json`, `rankings.json` (all steps) and `report.html` into the study's home and MLflow."""
     from softprompt.report import write_report
 
@@ -33,14 +36,16 @@ def publish(study: Study) -> Ranking:
     jobs = tracker.ledger.to_rank()
     ranking, results = rank_at(tracker, jobs)
     past = PastRankings(tracker, jobs)
-    report = write_report(results, ranking, past.rankings, home / "report.html", title=study.name)
-    latest = write_whole(home / "latest-ranking.json", json.dumps(ranking.to_dict(), indent=1))
+    arm = Arm(name=study.name, results=tuple(results), ranking=ranking, past=tuple(past.rankings))
+    report = write_report([arm], home / "report.html", title=study.name)
+    values = {**ranking.to_dict(), "diagnosis": arm.diagnosis.to_dict()}
+    latest = write_whole(home / "latest-ranking.json", json.dumps(values, indent=1))
     tracker.log_rankings(past.new, jobs)
     tracker.log_ranking_files([report, latest, past.save()])
-    return ranking
+    return ranking, arm.diagnosis
 
 
-def as_markdown(ranking: Ranking) -> str:
+def as_markdown(ranking: Ranking, diagnosis: Diagnosis) -> str:
     """The ranking as a table and sentences."""
     head = ["rank", "variant", "score", "95 % interval", *ranking.benchmarks]
     rows = [
@@ -54,5 +59,5 @@ def as_markdown(ranking: Ranking) -> str:
         for s in ranking.standings
     ]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
-    sentences = "\n".join(f"- {sentence}" for sentence in ranking.sentences())
+    sentences = "\n".join(f"- {sentence}" for sentence in [*ranking.sentences(), *diagnosis.sentences()])
     return f"## Step {ranking.step}, {ranking.condition}\n\n{table}\n\n{sentences}\n"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.errors import BadStudy
+from softprompt.files import write_whole
 from softprompt.fingerprints import fingerprint
 from softprompt.ranking import Ranking, Standing, matched_steps, rank
 from softprompt.result import Result
-from tasks.files import write_whole
 from tasks.ledger import Finished
 from tasks.tracking import RANKING_RUN, Tracker
 

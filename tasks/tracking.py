@@ -15,11 +15,11 @@ from pathlib import Path
 from softprompt.checkpoints import Checkpoint
 from softprompt.cost import GB
 from softprompt.errors import SoftPromptError
+from softprompt.files import temporary_folder, write_whole
 from softprompt.metrics import Estimate
 from softprompt.ranking import Ranking
 from softprompt.result import RESULT_FILE, Job, Result
 from softprompt.study import Study
-from tasks.files import temporary_folder, write_whole
 from tasks.ledger import Finished, Ledger, artifact_folder
 from tasks.store import Point, Store
 
@@ -38,7 +38,7 @@ class Tracker:
         self.study = study
         self.store = Store(study)
         self.ledger = Ledger(self.store)
-        self.results_folder = Path(study.home) / "results"
+        self.results_folder = study.results_folder
 
     def log(self, job: Job, folder: Path) -> None:
         """Log a saved result and then, last, that its job is done. A checkpoint's LoggedModel carries its headline

@@ -68,11 +68,18 @@ def empty_store() -> Path:
 
 
 def make_study(
-    folder: Path, checkpoint: Path | None = None, variants: tuple[str, ...] = ("A",), name: str = "toy"
+    folder: Path,
+    checkpoint: Path | None = None,
+    variants: tuple[str, ...] = ("A",),
+    name: str = "toy",
+    *,
+    tracked: bool = True,
 ) -> Path:
-    """Write the study; each variant's step 100 is a copy of `checkpoint`, if there is one."""
+    """Write the study; each variant's step 100 is a copy of `checkpoint`, if there is one. If it is `tracked`, MLflow's
+    store is there, too."""
     (folder / ".softprompt").mkdir(parents=True)
-    shutil.copyfile(empty_store(), folder / ".softprompt" / "mlflow.db")
+    if tracked:
+        shutil.copyfile(empty_store(), folder / ".softprompt" / "mlflow.db")
     (folder / "own").mkdir(parents=True)
     (folder / "own" / "capitals.py").write_text(CAPITALS)
     (folder / "own" / "sums.py").write_text(SUMS)
@@ -128,11 +135,10 @@ def recorded_result(job: Job, accuracy: float = 0.5) -> Result:
 
 def log_recorded(file: Path, *, variant: str, benchmark: str) -> None:
     """Log a result that nobody computed for the variant's checkpoint in the study's bucket."""
-    from tasks.discovery import locate
     from tasks.tracking import Tracker
 
     study = Study.read(file)
     tracker = Tracker(study)
-    checkpoint = locate(study, f"{study.bucket}/{variant}/step-100")
+    checkpoint = study.locate(f"{study.bucket}/{variant}/step-100")
     job = Job(checkpoint, study.benchmark(benchmark), study.protocol)
     tracker.log(job, recorded_result(job).save(tracker.results_folder / job.key))

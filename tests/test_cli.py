@@ -8,8 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 import flows.cli
-from softprompt.cli import app, conditions_table, run_app
+from softprompt.cli import app, run_app
 from softprompt.result import Result
+from softprompt.tables import conditions_table
 
 OWN = """
 from softprompt.answers import Number

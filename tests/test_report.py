@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from softprompt.arm import Arm
 from softprompt.cost import Cost, Phase
 from softprompt.errors import BadStudy
 from softprompt.metrics import Estimate, Outcome, summarise
 from softprompt.protocol import Protocol
-from softprompt.ranking import history, rank
+from softprompt.ranking import rank
 from softprompt.report import write_report
 from softprompt.result import CurvePoint, Result
 
@@ -111,9 +112,8 @@ class Page(HTMLParser):
 
 
 def write(folder: Path, results: Sequence[Result], truth: dict[str, dict[int, float]] | None = None) -> Page:
-    ranking, past = rank(results, BENCHMARKS), history(results, BENCHMARKS)
-    file = write_report(results, ranking, past, folder / "report.html", title="Nightly", truth=truth)
-    return Page(file)
+    arm = Arm.of("nightly", results, BENCHMARKS)
+    return Page(write_report([arm], folder / "report.html", title="Nightly", truth=truth))
 
 
 def test_the_page_says_all_that_the_ranking_says(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_learned_task_is_told_from_learned_format(tmp_path: Path) -> None:
     page = write(tmp_path, results)
     assert "In 2 of 4 jobs true answers beat shuffled ones" in page.text
     assert page.source.count('<td class="strong">0.031<span class="interval">0.012 to 0.050</span>') == 2
-    assert "moe: on rivers, true answers beat shuffled ones by +0.031 choice_accuracy" in page.text
+    assert "moe: true answers beat shuffled ones on capitals, rivers: the excess is learned task" in page.text
 
 
 def test_any_variant_name_is_shown_as_it_is_and_does_no_harm(tmp_path: Path) -> None:
@@ -180,8 +180,7 @@ def test_diverged_rising_and_undefined_are_said(tmp_path: Path) -> None:
         for step, follows in zip(PROTOCOL.measured_steps, (0.0, 0.2, 0.6), strict=True)
     )
     odd = replace(result("moe", 0.5, follows=0.0), curves={"cue": rising}, diverged={"prefix": (1,)}, provenance={})
-    ranking = rank([odd], ["capitals"])
-    page = Page(write_report([odd], ranking, [ranking], tmp_path / "report.html", title="Nightly"))
+    page = Page(write_report([Arm.of("odd", [odd], ["capitals"])], tmp_path / "report.html", title="Nightly"))
     assert "accuracy not saturated on capitals" in page.text
     assert "tuning diverged on capitals (seeds 1)" in page.text
     assert '<td class="undefined" title="undefined">' in page.source

@@ -9,8 +9,8 @@ from typing import Any
 
 from softprompt.completeness import METADATA_FILE
 from softprompt.metrics import chance_centred, summarise
-from softprompt.ranking import kendall_tau
 from softprompt.result import Result
+from softprompt.statistics import kendall_tau
 from softprompt.world.facts import ATTRIBUTES
 
 Truth = dict[str, dict[int, float]]

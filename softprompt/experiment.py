@@ -1,0 +1,123 @@
+"""An experiment: checkpoints under one or several protocols, the arms, on this machine, without Prefect and MLflow.
+
+>>> arms = {"slow": Protocol(cue_rate=0.1), "fast": Protocol(cue_rate=1.0)}  # doctest: +SKIP
+>>> Experiment(arms=arms, benchmarks=[benchmarks.get("svamp")], folder=Path("runs")).run(checkpoints)  # doctest: +SKIP
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from softprompt import benchmarks as registry
+from softprompt.arm import Arm
+from softprompt.benchmarks import Benchmark, Rows
+from softprompt.cache import Cache
+from softprompt.checkpoints import Checkpoint, discover
+from softprompt.errors import SoftPromptError
+from softprompt.files import temporary_folder
+from softprompt.protocol import Protocol, Resources
+from softprompt.result import RESULT_FILE, Job, Result
+from softprompt.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Every checkpoint on every benchmark in every arm."""
+
+    arms: Mapping[str, Protocol]
+    benchmarks: Sequence[Benchmark]
+    folder: Path
+    """Of the results, by the keys of their jobs; what lies there is not computed again."""
+    resources: Resources = field(default_factory=Resources)
+    mirror: str | None = None
+    tokenizer: str | None = None
+    cache: Cache = field(default_factory=Cache)
+
+    @classmethod
+    def of(cls, study: Study) -> Self:
+        return cls(
+            arms=study.arms or {study.name: study.protocol},
+            benchmarks=[study.benchmark(name) for name in study.benchmarks],
+            folder=study.results_folder,
+            resources=study.resources,
+            mirror=study.mirror,
+            tokenizer=study.tokenizer,
+            cache=study.cache,
+        )
+
+    def run(
+        self,
+        checkpoints: Iterable[Checkpoint],
+        *,
+        progress: Callable[[str, float], None] = lambda _what, _share: None,
+        on_failure: Callable[[Job, SoftPromptError], None] | None = None,
+    ) -> list[Arm]:
+        """Compute what is missing, one job after another in this process; the arms that have any result.
+
+        Args:
+            progress: called with what is being done and the share of the whole that is done.
+            on_failure: called for a job that cannot be done, after which the others go on. By default it is raised.
+        """
+        jobs = list(self.jobs(checkpoints))
+        results: dict[str, list[Result]] = {name: [] for name in self.arms}
+        for number, (arm, job) in enumerate(jobs):
+            where = f"{number + 1} of {len(jobs)}: {arm}, {job.checkpoint.name}, {job.benchmark.name}"
+
+            def advance(what: str, share: float, number: int = number, where: str = where) -> None:
+                progress(f"{where}: {what}", (number + share) / len(jobs))
+
+            try:
+                results[arm].append(self.result(job, advance))
+            except SoftPromptError as error:
+                if on_failure is None:
+                    raise
+                on_failure(job, error)
+        names = [benchmark.name for benchmark in self.benchmarks]
+        return [Arm.of(name, found, names) for name, found in results.items() if found]
+
+    def jobs(self, checkpoints: Iterable[Checkpoint]) -> Iterator[tuple[str, Job]]:
+        """With their arms' names; a checkpoint's jobs follow one another, so that it is loaded once."""
+        for checkpoint in checkpoints:
+            for benchmark in self.benchmarks:
+                for arm, protocol in self.arms.items():
+                    yield arm, Job(checkpoint, benchmark, protocol)
+
+    def result(self, job: Job, progress: Callable[[str, float], None]) -> Result:
+        """Out of the folder, or computed and kept there, whole or not at all."""
+        folder = self.folder / job.key
+        if not (folder / RESULT_FILE).exists():
+            from softprompt.evaluation import evaluate
+
+            found = evaluate(
+                job.checkpoint,
+                job.benchmark,
+                job.protocol,
+                resources=self.resources,
+                rows=self._rows_of(job.benchmark),
+                tokenizer=self.tokenizer,
+                cache=self.cache,
+                progress=progress,
+            )
+            with temporary_folder(folder) as half:
+                found.save(half)
+        return Result.load(folder)
+
+    def _rows_of(self, benchmark: Benchmark) -> Rows:
+        if benchmark.name not in self._read:
+            self._read[benchmark.name] = registry.load(benchmark, self.mirror)
+        return self._read[benchmark.name]
+
+    @functools.cached_property
+    def _read(self) -> dict[str, Rows]:
+        return {}
+
+
+def checkpoints_of(study: Study, uris: Sequence[str] = (), steps: Sequence[int] = ()) -> list[Checkpoint]:
+    """Those at `uris`, or all complete ones in the study's bucket; of these only those at `steps`, if any are named."""
+    if uris:
+        found = [study.locate(uri) for uri in uris]
+    else:
+        found = discover(study.bucket, study.layout, marker=study.marker, settle_s=study.settle_s).checkpoints
+    return sorted((c for c in found if not steps or c.step in steps), key=lambda c: (c.variant, c.step))

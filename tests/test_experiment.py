@@ -1,0 +1,140 @@
+"""Protocols held against one another, without Prefect and MLflow."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from studies import make_study
+from test_report import BENCHMARKS, PROTOCOL, Page, study
+from typer.testing import CliRunner
+
+from softprompt import evaluation
+from softprompt.arm import Arm, own_settings, side_by_side
+from softprompt.cli import app
+from softprompt.errors import BadStudy
+from softprompt.experiment import Experiment, checkpoints_of
+from softprompt.report import write_report
+from softprompt.result import Result
+from softprompt.study import Study
+
+ARMS = """
+[arms.cue]
+placements = ["cue"]
+
+[arms.front]
+placements = ["prefix"]
+controls = ["shuffled"]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    """A study of two variants with two arms."""
+    written = make_study(tmp_path, tiny_checkpoint, ("A", "B"), tracked=False)
+    written.write_text(written.read_text() + ARMS)
+    return written
+
+
+def test_every_arm_is_run_on_every_checkpoint_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = []
+
+    def counted(*arguments: object, **settings: object) -> Result:
+        found = evaluate(*arguments, **settings)  # type: ignore[arg-type]
+        computed.append(found.job_key)
+        return found
+
+    evaluate = evaluation.evaluate
+    monkeypatch.setattr(evaluation, "evaluate", counted)
+    done = CliRunner().invoke(app, ["study", str(file), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert list(found["arms"]) == ["cue", "front"]
+    assert len(set(computed)) == len(computed) == 2 * 2 * 2
+    for name, arm in found["arms"].items():
+        assert len(arm["results"]) == 4
+        assert [standing["variant"] for standing in arm["ranking"]["standings"]] == ["A", "B"]  # the same weights
+        assert arm["protocol"]["placements"] == ["prefix" if name == "front" else "cue"]
+    assert set(found["arms"]["front"]["results"][0]["learned_task"]) == {"prefix"}
+
+    page = Page(file.parent / ".softprompt" / "study.html")
+    assert "The arms side by side" in page.text
+    assert max(page.ids.values()) == 1
+    assert page.references <= {f"#{name}" for name in page.ids}
+
+    again = CliRunner().invoke(app, ["study", str(file)])
+    assert again.exit_code == 0
+    assert "Chance-centred accuracy by arm" in again.stdout
+    assert len(computed) == 8
+
+
+def test_a_checkpoint_that_cannot_be_evaluated_does_not_stop_the_others(file: Path) -> None:
+    (file.parent / "bucket" / "B" / "step-100" / "tokenizer.json").write_text("{}")
+    done = CliRunner().invoke(app, ["study", str(file), "--json"])
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert len(found["failures"]) == 4
+    assert found["failures"][0].startswith("B at step 100 on capitals: ")
+    assert [s["variant"] for s in found["arms"]["cue"]["ranking"]["standings"]] == ["A"]
+
+
+def test_checkpoints_are_named_or_all_of_the_bucket(file: Path) -> None:
+    declared = Study.read(file)
+    assert [c.name for c in checkpoints_of(declared)] == ["A at step 100", "B at step 100"]
+    assert [c.name for c in checkpoints_of(declared, [f"{declared.bucket}/B/step-100"])] == ["B at step 100"]
+    assert checkpoints_of(declared, steps=[200]) == []
+    nothing = CliRunner().invoke(app, ["study", str(file), "--step", "200"])
+    assert isinstance(nothing.exception, BadStudy)
+
+
+def test_without_arms_the_protocol_is_the_only_one(tmp_path: Path) -> None:
+    declared = Study.read(make_study(tmp_path, tracked=False))
+    assert dict(Experiment.of(declared).arms) == {"toy": declared.protocol}
+
+
+@pytest.mark.parametrize(
+    ("arms", "sentence"),
+    [
+        ("[arms.slow]\nrate = 3", "Arm 'slow': Protocol has no setting 'rate'"),
+        ("[arms.slow]\ncue_rate = 0", "Arm 'slow': cue_rate is 0; expected"),
+        ("[arms]\nslow = 3", "expected a table for each arm"),
+        ("[arms.a]\n[arms.b]", "The arms 'a' and 'b' have the same settings"),
+    ],
+)
+def test_impossible_arms_are_refused(tmp_path: Path, arms: str, sentence: str) -> None:
+    file = make_study(tmp_path, tracked=False)
+    file.write_text(f"{file.read_text()}\n{arms}\n")
+    with pytest.raises(BadStudy, match=sentence):
+        Study.read(file)
+
+
+def test_arms_stand_beside_one_another_and_share_no_curve(tmp_path: Path) -> None:
+    results = study({"dense": 0.9, "moe": 0.5}, steps=[100])
+    other = [replace(r, protocol=replace(PROTOCOL, cue_rate=1.0, num_steps=40)) for r in results]
+    arms = [Arm.of("slow", results, BENCHMARKS), Arm.of("fast", other, BENCHMARKS)]
+    assert [own_settings(arm, arms) for arm in arms] == [
+        {"num_steps": 20, "cue_rate": 0.3},
+        {"num_steps": 40, "cue_rate": 1.0},
+    ]
+    assert [(row.arm, row.condition) for row in side_by_side(arms)] == [
+        ("", "zero_shot"),
+        ("", "few_shot"),
+        *((arm, condition) for arm in ("slow", "fast") for condition in ("cue", "prefix")),
+    ]
+    truth = {"dense": {100: 0.9}, "moe": {100: 0.6}}
+    page = Page(write_report(arms, tmp_path / "study.html", title="Rates", truth=truth))
+    counts = Counter(page.ids)
+    assert max(counts.values()) == 1
+    assert {"arm-0-ranking", "arm-1-ranking"} <= counts.keys()
+    assert "num_steps = 40, cue_rate = 1.0" in page.text
+
+
+def test_a_study_loads_neither_prefect_nor_mlflow() -> None:
+    code = "import sys, softprompt.experiment, softprompt.cli; print({'prefect', 'mlflow', 'torch'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout == "set()\n"
