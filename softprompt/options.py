@@ -21,8 +21,9 @@ class Choice:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The options without line breaks, which would end an answer."""
-        return tuple(" ".join(option.split()) for option in self.options)
+        """The options without line breaks, which would end an answer, and without a final full stop, which datasets put
+        behind one option and not behind the next."""
+        return tuple(" ".join(option.split()).removesuffix(".") or option for option in self.options)
 
     @property
     def identity(self) -> str:
@@ -46,10 +47,10 @@ class Choice:
         )
 
     def in_words(self) -> Example:
-        """The options above the question, so that the question stands next to the answer; the answer is one's text."""
+        """The options below the question, as by letter; the answer is one's text."""
         gold = self.lines[self.gold]
         return Example(
-            question="\n".join(["Options:", *(f"- {option}" for option in self.lines), self.question]),
+            question="\n".join([self.question, "Options:", *(f"- {option}" for option in self.lines)]),
             answer=gold,
             golds=(gold,),
             options=self.lines,
@@ -71,7 +72,7 @@ class Choices:
     to_choice: Callable[[Row], Choice]
     max_new_tokens: int = 48
     macro_average: bool = False
-    version: int = 1
+    version: int = 2
 
     def by_letter(self, name: str) -> Benchmark:
         """Below about 1B parameters a letter measures position bias rather than knowledge: read it beside the words."""

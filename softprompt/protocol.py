@@ -71,7 +71,7 @@ class Protocol(FromDict):
     chat: bool = False
     """Ask through the tokenizer's chat template, for post-trained models."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    prefix_rate: float = 1.0
+    prefix_rate: float = 0.3
     """Peak learning rate of the vectors in front, in units of the embedding rows' RMS."""
     cue_rate: float = 0.3
     """Peak learning rate of the vectors that replace the cue, in the same units."""

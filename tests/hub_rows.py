@@ -103,18 +103,18 @@ PROMPTS = {
         "B",
     ),
     "arc_challenge_words": (
-        "Options:\n- oxygen\n- carbon dioxide\n- helium\nQuestion: Which gas do plants take in?\nAnswer:",
+        "Question: Which gas do plants take in?\nOptions:\n- oxygen\n- carbon dioxide\n- helium\nAnswer:",
         "carbon dioxide",
     ),
     "openbookqa": ("Question: A magnet would attract\nA. a plastic spoon\nB. an iron nail\nAnswer:", "B"),
     "hellaswag": (
         "Context: Washing dishes: A man fills sink 0 with water. He\nQuestion: How does it go on?\n"
-        "A. flies to the moon.\nB. scrubs a plate with a sponge.\nC. sings.\nD. sells it.\nAnswer:",
+        "A. flies to the moon\nB. scrubs a plate with a sponge\nC. sings\nD. sells it\nAnswer:",
         "B",
     ),
     "piqa_words": (
-        "Options:\n- Put it in the oven.\n- Stir in an ice cube.\nGoal: Cool soup quickly\nAnswer:",
-        "Stir in an ice cube.",
+        "Goal: Cool soup quickly\nOptions:\n- Put it in the oven\n- Stir in an ice cube\nAnswer:",
+        "Stir in an ice cube",
     ),
     "siqa": (
         "Context: Robin dropped a glass.\nQuestion: What will Robin want to do next?\n"
@@ -122,8 +122,8 @@ PROMPTS = {
         "A",
     ),
     "winogrande_words": (
-        "Options:\n- cup\n- box\nSentence: The cup did not fit into the box because the _ was too small.\n"
-        "Question: What fills the blank?\nAnswer:",
+        "Sentence: The cup did not fit into the box because the _ was too small.\n"
+        "Question: What fills the blank?\nOptions:\n- cup\n- box\nAnswer:",
         "box",
     ),
     "boolq": ("Passage: The sky is blue.\nQuestion: is the sky green?\nAnswer:", "no"),

@@ -1,4 +1,4 @@
-"""ARC-Challenge, answered in the words of the right option, which are listed before the question.
+"""ARC-Challenge, answered in the words of the right option, which are listed below the question.
 
 Dataset, paper and quirks: as `arc_challenge`.
 """

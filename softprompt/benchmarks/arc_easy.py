@@ -19,5 +19,5 @@ def to_choice(row: Row) -> Choice:
     )
 
 
-CHOICES = Choices(path="allenai/ai2_arc", config="ARC-Easy", chance=0.25, to_choice=to_choice, version=2)
+CHOICES = Choices(path="allenai/ai2_arc", config="ARC-Easy", chance=0.25, to_choice=to_choice, version=3)
 BENCHMARK = CHOICES.by_letter("arc_easy")

@@ -1,4 +1,4 @@
-"""ARC-Easy, answered in the words of the right option, which are listed before the question.
+"""ARC-Easy, answered in the words of the right option, which are listed below the question.
 
 Dataset and paper: as `arc_easy`.
 Quirks: options may be whole sentences; a row whose options coincide after folding case is still scored by its text.

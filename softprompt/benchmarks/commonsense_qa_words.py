@@ -1,4 +1,4 @@
-"""CommonsenseQA, answered in the words of the right option, which are listed before the question.
+"""CommonsenseQA, answered in the words of the right option, which are listed below the question.
 
 Dataset, paper and quirks: as `commonsense_qa`.
 """

@@ -1,4 +1,4 @@
-"""HellaSwag, answered in the words of the right option, which are listed before the question.
+"""HellaSwag, answered in the words of the right option, which are listed below the question.
 
 Dataset, paper and quirks: as `hellaswag`.
 Copying an ending to the letter is much of the work: read `choice_accuracy` first.

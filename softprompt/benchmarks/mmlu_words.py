@@ -1,4 +1,4 @@
-"""MMLU, answered in the words of the right option, which are listed before the question.
+"""MMLU, answered in the words of the right option, which are listed below the question.
 
 Dataset, paper and quirks: as `mmlu`.
 Options may point at one another ('A and B only'); listed without letters, such items cannot be solved.

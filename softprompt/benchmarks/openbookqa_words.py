@@ -1,4 +1,4 @@
-"""OpenBookQA, answered in the words of the right option, which are listed before the question.
+"""OpenBookQA, answered in the words of the right option, which are listed below the question.
 
 Dataset, paper and quirks: as `openbookqa`.
 """

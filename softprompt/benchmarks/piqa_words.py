@@ -1,4 +1,4 @@
-"""PIQA, answered in the words of the right option, which are listed before the question.
+"""PIQA, answered in the words of the right option, which are listed below the question.
 
 Dataset, paper and quirks: as `piqa`.
 Copying a solution to the letter is much of the work: read `choice_accuracy` first.

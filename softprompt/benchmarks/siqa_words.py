@@ -1,4 +1,4 @@
-"""SIQA, answered in the words of the right option, which are listed before the question.
+"""SIQA, answered in the words of the right option, which are listed below the question.
 
 Dataset, paper and quirks: as `siqa`.
 """

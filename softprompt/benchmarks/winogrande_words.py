@@ -1,4 +1,4 @@
-"""WinoGrande, answered in the words of the right option, which are listed before the question.
+"""WinoGrande, answered in the words of the right option, which are listed below the question.
 
 Dataset, paper and quirks: as `winogrande`.
 """
