@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from softprompt.cost import Cost
 from softprompt.errors import BadStudy
 from softprompt.metrics import Outcome, summarise
 from softprompt.protocol import Protocol
@@ -43,7 +44,7 @@ def result(
         "metrics": {"cue": summarise(outcomes)},
         "curves": {},
         "diverged": {},
-        "seconds": {},
+        "cost": Cost(),
         "provenance": {},
         "outcomes": outcomes,
     }
