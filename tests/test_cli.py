@@ -91,7 +91,7 @@ def test_a_checkpoint_is_evaluated_without_a_study(tmp_path: Path, tiny_checkpoi
     assert set(result["metrics"]) == {"zero_shot", "few_shot", "cue", "prefix"}
     assert result["metrics"]["cue"]["accuracy"]["n"] == 6
     table = conditions_table(Result.load(tmp_path / "saved" / "capitals"))
-    assert str(table.caption).endswith("0 train items also stood in the test split and were left out")
+    assert "0 train items also stood in the test split and were left out" in str(table.caption)
 
 
 def test_a_plan_says_what_would_be_evaluated_and_what_it_would_cost(tmp_path: Path, tiny_checkpoint: Path) -> None:
