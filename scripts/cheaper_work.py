@@ -145,7 +145,7 @@ def _steps(model: str, name: str, mirror: str | None, changes: dict[str, object]
     _, train, _ = benchmarks.load(benchmark, mirror).sample(protocol)
     loaded = load_model(open_checkpoint(model), Resources())
     placement = Placement(protocol.headline, loaded, benchmark, protocol)
-    return tune(Prefill(loaded), benchmark, placement, train, protocol, Resources().micro_batch)
+    return tune(Prefill(loaded), benchmark, placement, train, [example.answer for example in train], protocol)
 
 
 def main() -> None:
