@@ -54,7 +54,7 @@ def answer(
 
     def work(chunk: Sequence[int]) -> list[tuple[Generation, list[float]]]:
         with meter("prefill"):
-            batch = prefill.batch([prompts[i] for i in chunk], vectors_SPD)
+            batch = prefill.batch([prompts[i] for i in chunk], vectors_SPD, max_new_tokens)
             meter.count(model, batch.num_tokens, len(chunk))
             logits_B1V, cache = model.forward(
                 inputs_embeds=batch.embeds_BTD, mask_BT=batch.mask_BT, cache=batch.cache, num_logits=1

@@ -98,7 +98,7 @@ def evaluate(
             "world_size": processes.world_size(),
             "device": ", ".join(map(str, model.devices)),
             "dtype": str(model.network.dtype).removeprefix("torch."),
-            "prefix_caching": work.prefill.shares_heads,
+            "prefix_caching": work.prefill.shares_all,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,

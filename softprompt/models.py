@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,13 @@ class LanguageModel:
         """
         layers = DynamicCache(config=self.network.config).layers
         return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)
+
+    @functools.cached_property
+    def window(self) -> float:
+        """How many positions the layer that sees least looks back."""
+        config = self.network.config.get_text_config()
+        limits = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        return min(filter(None, limits), default=math.inf)
 
     @functools.cached_property
     def cache_name(self) -> str:

@@ -50,24 +50,36 @@ class Prefill:
         self.max_bytes = SHARE_OF_MEMORY * free_bytes(model.devices) if max_bytes is None else max_bytes
         self._kept: OrderedDict[Head, KeysAndValues] = OrderedDict()
         self.num_bytes = 0
+        self.shares_all = True
+        """Whether no prompt with a head had to be read whole so far."""
 
-    @property
-    def shares_heads(self) -> bool:
-        """Whether what prompts begin with alike is read once; a recurrent model's state cannot be continued by many
-        tokens at once."""
-        return not self.model.is_recurrent
+    def batch(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None, num_more: int = 0) -> Batch:
+        """Gradients flow to `vectors_SPD`, never into a head.
 
-    def batch(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> Batch:
-        """Gradients flow to `vectors_SPD`, never into a head."""
+        Args:
+            num_more: most positions that will follow the prompts.
+        """
         tails = list(prompts)
         heads: list[Head] = []
-        if self.shares_heads and any(prompt.num_head for prompt in prompts):
-            heads, tails = [prompt.head for prompt in prompts], [prompt.tail for prompt in prompts]
+        if any(prompt.num_head for prompt in prompts):
+            if self._can_share(prompts, num_more):
+                heads, tails = [prompt.head for prompt in prompts], [prompt.tail for prompt in prompts]
+            else:
+                self.shares_all = False
         embeds_BTD, mask_BT = self.embed_prompts(tails, vectors_SPD)
         if not heads:
             return Batch(embeds_BTD, mask_BT, None, sum(map(len, tails)))
         mask = torch.cat([self._padded(([1] * len(head) for head in heads), 0), mask_BT], dim=1)
         return Batch(embeds_BTD, mask, self._cache(heads), sum(map(len, tails)))
+
+    def _can_share(self, prompts: Sequence[Prompt], num_more: int) -> bool:
+        """A recurrent model's state cannot be continued by many tokens at once. And where layers look back through a
+        window, they count padding: none may stand between a head and its tail, or all must lie within the window."""
+        if self.model.is_recurrent:
+            return False
+        tails = {len(prompt) - prompt.num_head for prompt in prompts}
+        longest = max(prompt.num_head for prompt in prompts) + max(tails) + num_more
+        return len(tails) == 1 or longest <= self.model.window
 
     def embed_prompts(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, D) embeddings and (B, T) mask."""

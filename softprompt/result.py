@@ -69,7 +69,7 @@ class Result:
     """What it took; decides nothing. Empty in results from before costs were measured."""
     provenance: dict[str, Any]
     """Versions, devices, dtype, world size, counts of items; whether what prompts begin with alike was read once
-    (`prefix_caching`)."""
+    (`prefix_caching`; false if some had to be read whole)."""
     learned_task: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     """Placement -> format-free metric -> how much better true answers did than shuffled ones, paired by item. Empty
     without the control `shuffled`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers import MistralConfig, MistralForCausalLM
 
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import open_checkpoint
@@ -53,6 +54,27 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(LanguageModel, "forward", counted)
     return seen
+
+
+def test_a_window_counts_no_padding_between_solved_examples_and_question(
+    model: LanguageModel, toy_benchmark: Benchmark, rows: Rows, quick_protocol: Protocol
+) -> None:
+    """Where it might, prompts are read whole, and that is noted; behind `cue` all tails are of one length."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = MistralConfig(**shape, vocab_size=320, num_key_value_heads=2, sliding_window=40, initializer_range=0.3)
+    windowed = LanguageModel(MistralForCausalLM(config).train(False).requires_grad_(False), model.tokenizer)
+    few_shot = plain_prompts(windowed, toy_benchmark, rows.train[::3], rows.train[:2])
+    assert min(map(len, few_shot)) > 40
+    assert len({len(prompt) - prompt.num_head for prompt in few_shot}) > 1
+    whole = [Prompt(prompt.ids, prompt.slots) for prompt in few_shot]
+    prefill = Prefill(windowed)
+    expected = torch.cat([logits(Prefill(windowed), [prompt], None) for prompt in whole])
+    cue = Placement("cue", windowed, toy_benchmark, quick_protocol)
+    logits(prefill, [cue.prompt(e, 0) for e in rows.test], cue.initial_vectors((0,)))
+    assert prefill.shares_all
+    torch.testing.assert_close(logits(prefill, few_shot, None), expected, rtol=0, atol=1e-4)
+    assert not prefill.shares_all
 
 
 @pytest.mark.parametrize("max_bytes", [0, 20_000, None], ids=["keeps nothing", "keeps a few", "keeps all"])
