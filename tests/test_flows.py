@@ -147,6 +147,8 @@ def test_overwritten_weights_are_evaluated_again(tmp_path: Path, tiny_checkpoint
     tensors = load_file(weights)
     tensors["model.norm.weight"] *= 1.5
     save_file(tensors, weights, metadata={"format": "pt"})
+    for looked_again in (tmp_path / ".softprompt").glob("looked-again-*"):  # as if that were an hour ago
+        looked_again.unlink()
     watch_checkpoints(str(study))
     assert len(computed) == 4
     assert len(Tracker(Study.read(study)).results()) == 2
