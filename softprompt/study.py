@@ -43,7 +43,7 @@ class Study:
     benchmark_folder: str | None = None
     """Folder with benchmark files of your own."""
     tokenizer: str | None = None
-    """Where to read the tokenizer from, if the checkpoints lack one."""
+    """Where to read the tokenizer from, if the checkpoints lack one: a folder, an fsspec URL or a name on the hub."""
     home: str = ".softprompt"
     """Folder for what this machine keeps: computed results not logged yet, the report, the default store."""
     lease_s: float = 180
