@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +66,8 @@ def watch(
     quiet_prefect()
     from flows.watch_checkpoints import watch_checkpoints
 
-    watch_checkpoints(study, dry_run=dry_run)
+    state = watch_checkpoints(study, dry_run=dry_run, return_state=True)
+    sys.exit(not state.is_completed())  # what went wrong stands in the log, in one sentence
 
 
 @app.command()
