@@ -122,7 +122,7 @@ class Study:
         """A checkpoint by its URI; variant and step come from the layout if it lies in the study's bucket."""
         root = self.bucket.rstrip("/") + "/"
         place = Layout(self.layout).match(uri.rstrip("/").removeprefix(root)) if uri.startswith(root) else None
-        return open_checkpoint(uri, place)
+        return open_checkpoint(uri, place, with_tokenizer=not self.tokenizer)
 
     @cached_property
     def _declared(self) -> dict[str, Benchmark]:

@@ -64,7 +64,8 @@ def look(study: Study, tried: frozenset[str] = frozenset(), most: int | None = N
     again = SecondLook(study, time.time())
     folders = worth_a_look(listing.folders, settled(study, finished.values()), again)
     found = Look(len(listing.folders), [], list(listing.rejected.values()))
-    for _, each in describe_each(bucket, folders, marker=study.marker, settle_s=study.settle_s):
+    how = {"marker": study.marker, "settle_s": study.settle_s, "with_tokenizer": not study.tokenizer}
+    for _, each in describe_each(bucket, folders, **how):
         if isinstance(each, SoftPromptError):
             found.rejected.append(each)
         elif each.fingerprint not in tried and any(job.key not in finished for job in jobs_of(study, each)):

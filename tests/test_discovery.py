@@ -14,7 +14,7 @@ from studies import make_study
 from test_checkpoints import write_checkpoint
 
 from softprompt.checkpoints import Checkpoint, Folder, discover
-from softprompt.errors import BucketUnavailable
+from softprompt.errors import BucketUnavailable, IncompleteCheckpoint
 from softprompt.study import Study
 from tasks.discovery import find_pending, jobs_of, settled, worth_a_look
 from tasks.ledger import Finished, Ledger
@@ -166,6 +166,15 @@ def test_a_checkpoint_that_is_no_good_hides_no_other(s3: S3Bucket, study: Study,
     assert pending(dataclasses.replace(on_s3, marker="STABLE")) == []
     s3.write("A/step-1/STABLE")
     assert len(pending(dataclasses.replace(on_s3, marker="STABLE", settle_s=3600.0))) == 1
+
+
+def test_a_checkpoint_waits_for_its_tokenizer_unless_the_study_has_one(study: Study) -> None:
+    folder = write_checkpoint(Path(study.bucket) / "A" / "step-5")
+    (folder / "tokenizer.json").unlink()
+    assert pending(study) == []
+    with pytest.raises(IncompleteCheckpoint, match=r"has no tokenizer \(yet\); if it never gets one, name one as"):
+        study.locate(str(folder))
+    assert len(pending(dataclasses.replace(study, tokenizer="elsewhere"))) == 1
 
 
 def test_a_store_that_is_away_is_no_empty_bucket(s3: S3Bucket, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
