@@ -1,0 +1,306 @@
+"""One fault after another, for real, on small studies; writes docs/evidence/faults.md.
+
+    python scripts/faults.py
+
+Each study has two benchmarks and a tiny model of two layers on a real S3 server (SeaweedFS). Most of its looks are
+tests/one_look.py, a process that dies or waits at a moment of choice. Needs the packages of `.[test]`, Linux with
+`unshare` for the small disk, and Debian's `faketime` for the clock. Takes about a quarter of an hour.
+"""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+from conftest import write_tiny_checkpoint  # noqa: E402 (its folder is no package; it also sets the environment)
+from faults import COMPUTED_AGAIN, MOMENTS, ONE_LOOK, Account, one_look  # noqa: E402
+from s3 import S3Bucket, S3Server  # noqa: E402
+from studies import make_study  # noqa: E402
+from test_ledger import Server as MlflowServer  # noqa: E402
+
+from softprompt.checkpoints import open_checkpoint  # noqa: E402
+from softprompt.study import Study  # noqa: E402
+from tasks.tracking import Tracker  # noqa: E402
+
+LEASE_S, SETTLE_S = 5, 60
+SECONDS_BETWEEN_FILES, SECONDS_BETWEEN_LOOKS = 75, 20
+SECONDS_AWAY = 60
+SET_BACK_S = 600
+EVIDENCE = ROOT / "docs" / "evidence" / "faults.md"
+SMALL_DISK = 'mkdir -p "$SOFTPROMPT_CACHE" && mount -t tmpfs -o size=100k none "$SOFTPROMPT_CACHE" && exec "$@"'
+
+
+@dataclass
+class Case:
+    """A study on S3, its looks, and the jobs whose computing they began."""
+
+    folder: Path
+    s3: S3Bucket
+    settle_s: float = 0
+    begun: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.file = make_study(self.folder)
+        text = self.file.read_text().replace('bucket = "bucket"', f'bucket = "{self.s3.url}"')
+        self.file.write_text(text.replace("settle_s = 0", f"settle_s = {self.settle_s}\nlease_s = {LEASE_S}"))
+        self.own_cache = ["env", f"SOFTPROMPT_CACHE={self.folder / 'cache'}"]
+
+    @property
+    def study(self) -> Study:
+        return Study.read(self.file)
+
+    def look(self, *moment: str, through: Sequence[str] = ()) -> int:
+        """One look from beginning to end, or to its death; returns its exit status."""
+        status, lines = one_look(self.file, *moment, through=[*self.own_cache, *through])
+        self.note(lines)
+        return status
+
+    @contextmanager
+    def look_that_waits(self, moment: str, when: str, through: Sequence[str] = ()) -> Iterator[None]:
+        """A look that waits at `moment` for the block's end, and then goes on to its own."""
+        command = [*self.own_cache, *through, *ONE_LOOK, str(self.file), moment, when, "wait"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as look:
+            assert look.stdin and look.stdout
+            while (line := look.stdout.readline()) != "waiting\n":
+                assert line, f"{moment} was never reached"
+                self.note([line.strip()])
+            yield
+            rest, _ = look.communicate("go on\n", timeout=400)
+            self.note(rest.splitlines())
+
+    def note(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            (self.said if line.startswith("failed: ") else self.begun).append(line)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of the table."""
+
+    fault: str
+    done: str
+    account: Account
+    num_again: int
+    """Jobs whose computing began, less jobs."""
+
+    def __str__(self) -> str:
+        account = self.account
+        counts = (account.wanted.total(), account.num_lost, account.num_twice, self.num_again)
+        return f"| {self.fault} | {self.done} | " + " | ".join(map(str, counts)) + " |"
+
+
+def row(case: Case, fault: str, done: str, wanted: Sequence[tuple[str, int]]) -> Row:
+    account = Account.of(case.study, wanted)
+    return Row(fault, done, account, len(case.begun) - account.wanted.total())
+
+
+def upload(case: Case, model: Path, variant: str, steps: Iterable[int]) -> list[tuple[str, int]]:
+    places = [(variant, step) for step in steps]
+    for _, step in places:
+        case.s3.upload(model, f"{variant}/step-{step}")
+    return places
+
+
+def killed_at_ten_moments(case: Case, model: Path) -> Row:
+    wanted = upload(case, model, "A", range(100, 600, 100))
+    for moment in MOMENTS.values():
+        assert case.look(*moment, "kill") == -signal.SIGKILL
+        time.sleep(LEASE_S)
+    case.look()
+    done = (
+        f"SIGKILL at ten moments, {len(COMPUTED_AGAIN)} of them between the claim's second look and the result's name"
+    )
+    return row(case, "evaluating process killed", done, wanted)
+
+
+def watcher_killed(case: Case, model: Path) -> Row:
+    """`softprompt watch` itself, with a Prefect server of its own."""
+    wanted = upload(case, model, "A", (100, 200, 300))
+    command = [*case.own_cache, sys.executable, "-m", "flows.cli", "watch", str(case.file)]
+    for lives in (False, True):
+        with (case.folder / "log").open("w") as log:
+            watcher = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=ROOT)
+            while not lives and not Tracker(case.study).ledger.finished():
+                time.sleep(0.2)
+            if not lives:
+                os.killpg(watcher.pid, signal.SIGKILL)
+            assert watcher.wait(300) == (0 if lives else -signal.SIGKILL)
+        case.note(re.findall(r"\S+ at step \d+ on \w+: \w+ accuracy", (case.folder / "log").read_text()))
+        time.sleep(LEASE_S)
+    return row(case, "watcher killed", "SIGKILL of `softprompt watch` after its first result; started again", wanted)
+
+
+def store_stopped(case: Case, model: Path, server: S3Server) -> Row:
+    wanted = upload(case, model, "A", (100, 200))
+    with case.look_that_waits("softprompt.bucket:Bucket.download", "after"):
+        server.stop()
+    assert any("cannot be read just now" in line for line in case.said)
+    time.sleep(SECONDS_AWAY)
+    server.start()
+    case.look()
+    done = f"stopped when the first file of a checkpoint was there, started {SECONDS_AWAY} s later"
+    return row(case, "S3 server stopped during a download", done, wanted)
+
+
+def overwritten_while_it_downloads(case: Case, model: Path, other: Path) -> Row:
+    wanted = upload(case, model, "A", (100,))
+    with case.look_that_waits("softprompt.bucket:Bucket.download", "after"):
+        upload(case, other, "A", (100,))
+    assert any("was overwritten" in line for line in case.said)
+    case.look()
+    now = open_checkpoint(f"{case.s3.url}/A/step-100", ("A", 100))
+    assert {job.checkpoint for job in Tracker(case.study).ledger.finished().values()} == {now.fingerprint}
+    done = "all files written over when the first was there; only the new weights have results"
+    return row(case, "checkpoint overwritten while it downloads", done, wanted)
+
+
+def shards_in_any_order(case: Case, shards: Path) -> Row:
+    """Config and tokenizer come together, as one more file."""
+    small = [file for file in shards.iterdir() if "safetensors" not in file.name]
+    groups = [small, *([file] for file in shards.iterdir() if file not in small)]
+    orders = {variant: random.Random(variant).sample(groups, len(groups)) for variant in "ABC"}
+    last = time.monotonic() - SECONDS_BETWEEN_FILES
+    num_uploaded = 0
+    while len(case.begun) < 2 * len(orders):
+        if num_uploaded < len(groups) and time.monotonic() - last >= SECONDS_BETWEEN_FILES:
+            for variant, order in orders.items():
+                for file in order[num_uploaded]:
+                    case.s3.write(f"{variant}/step-100/{file.name}", file.read_bytes())
+            num_uploaded, last = num_uploaded + 1, time.monotonic()
+        case.look()
+        assert num_uploaded == len(groups) or not case.begun
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    assert not case.said
+    done = (
+        f"three variants of {len(groups)} files each, in orders of their own, {SECONDS_BETWEEN_FILES} s apart; a look "
+        f"every {SECONDS_BETWEEN_LOOKS} s; settle_s = {SETTLE_S}"
+    )
+    return row(case, "shards in any order", done, [(variant, 100) for variant in orders])
+
+
+def mlflow_stopped(case: Case, model: Path) -> Row:
+    wanted = upload(case, model, "A", (100, 200))
+    server = MlflowServer(case.folder)
+    case.file.write_text(f'tracking_uri = "{server.uri}"\n' + case.file.read_text())
+    server.start()
+    try:
+        with case.look_that_waits("tasks.ledger:Ledger.finish", "before"):
+            server.stop()
+        assert any("MLflow at" in line for line in case.said)
+        time.sleep(SECONDS_AWAY)
+        server.start()
+        case.look()
+        done = f"stopped in the middle of logging, started {SECONDS_AWAY} s later"
+        return row(case, "MLflow stopped for a minute", done, wanted)
+    finally:
+        server.stop()
+
+
+def disk_full(case: Case, model: Path) -> Row:
+    wanted = upload(case, model, "A", (100,))
+    case.look(through=["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, "sh"])
+    assert any("The disk of" in line and "is full" in line for line in case.said)
+    case.look()
+    return row(case, "disk full in the cache", "a cache on a disk of 100 kB, then on a larger one", wanted)
+
+
+def clock_set_back(case: Case, model: Path) -> Row:
+    wanted = upload(case, model, "A", (100, 200))
+    clock = case.folder / "clock"
+    clock.write_text("+0")
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
+    settings = {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": clock, "FAKETIME_NO_CACHE": 1}
+    settings |= {"FAKETIME_DONT_FAKE_MONOTONIC": 1}
+    through = ["env", *(f"{name}={value}" for name, value in settings.items())]
+    with case.look_that_waits("tasks.evaluation:is_finished", "after", through):
+        clock.write_text(f"-{SET_BACK_S}")
+        time.sleep(LEASE_S)
+        case.look()  # by the right clock: it takes the waiting look for a dead one
+    wanted += upload(case, model, "A", (300,))
+    case.look(through=through)
+    done = (
+        f"by {SET_BACK_S // 60} min under a look that held a claim, while another look with the right clock took the "
+        "job over; then a look with the wrong clock alone"
+    )
+    return row(case, "clock set back", done, wanted)
+
+
+def make_folder(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+PAGE = """# Faults: what was lost, what is there twice
+
+{date}, `python scripts/faults.py`, two CPU cores shared with other work, {minutes:.0f} min. Each fault was done for
+real, to processes, servers, a disk and a clock, on small studies of two benchmarks whose checkpoints lie on a SeaweedFS
+server. A job is lost if in the end the ledger has no entry or MLflow no metric point for it; twice, for each entry or
+point too many. Computed again: jobs whose computing began more than once, which costs time and nothing else.
+
+| fault | what was done | jobs | lost | twice | computed again |
+| --- | --- | --- | --- | --- | --- |
+{rows}
+
+The ten moments are those of `tests/faults.py`, which `make test` runs as well. Of the clock: a claim written by a clock
+that is behind ends early for all others, so that they take the job over; whoever logs second drops its result
+([004](../decisions/004-claims.md)).
+"""
+
+
+def main() -> None:
+    start = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="softprompt-faults-"))
+    servers = [S3Server(make_folder(folder / name)) for name in ("s3", "s3-that-stops")]
+    try:
+        for server in servers:
+            server.start()
+        os.environ.update(servers[0].environment)
+        os.environ["PYTHONPATH"] = str(ROOT)
+        texts = [f"Question: {i}? Answer: {i}" for i in range(20)]
+        model, other = (write_tiny_checkpoint(folder / name, texts[i:]) for i, name in enumerate(("model", "other")))
+        shards = write_tiny_checkpoint(folder / "shards", texts, max_shard_size="60KB")
+
+        def case(name: str, settle_s: float = 0) -> Case:
+            return Case(folder / name, servers[0].new_place(), settle_s)
+
+        with ThreadPoolExecutor(1) as pool:
+            slowly = pool.submit(shards_in_any_order, case("shards-study", SETTLE_S), shards)
+            faults: list[Callable[[], Row]] = [
+                lambda: killed_at_ten_moments(case("killed"), model),
+                lambda: watcher_killed(case("watcher"), model),
+                lambda: store_stopped(Case(folder / "store", servers[1].new_place()), model, servers[1]),
+                lambda: overwritten_while_it_downloads(case("overwritten"), model, other),
+                slowly.result,
+                lambda: mlflow_stopped(case("mlflow"), model),
+                lambda: disk_full(case("disk"), model),
+                lambda: clock_set_back(case("clock"), model),
+            ]
+            rows = []
+            for fault in faults:
+                rows.append(fault())
+                print(rows[-1], flush=True)
+        minutes = (time.monotonic() - start) / 60
+        EVIDENCE.write_text(PAGE.format(date=date.today(), minutes=minutes, rows="\n".join(map(str, rows))))
+    finally:
+        for server in servers:
+            server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
