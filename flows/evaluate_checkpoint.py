@@ -10,6 +10,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from softprompt.study import Study
 from tasks.discovery import find_jobs
 from tasks.evaluation import evaluate_benchmark
+from tasks.interruption import interruptible
 
 
 @flow(name="evaluate-checkpoint", flow_run_name="{checkpoint}")
@@ -29,7 +30,7 @@ def evaluate_checkpoint(
     jobs = find_jobs(declared, checkpoint, retry_failed=retry_failed)
     how = {"retry_failed": retry_failed, "wait_for_others": wait_for_others}
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(declared.resources.slots))
-    with runner:
+    with runner, interruptible():
         futures = runner.map(evaluate_benchmark, {"study": unmapped(declared), "job": jobs, **how})
         wait(futures)
     return [future.state for future in futures]

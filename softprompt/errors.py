@@ -65,6 +65,10 @@ class OutOfMemory(SoftPromptError):
     """The device cannot hold a single row beside the model."""
 
 
+class JobCancelled(JobFailed):
+    """Somebody cancelled the job; a later look does it."""
+
+
 def without_passwords(text: str) -> str:
     """`text` with every `user:password@` of a URL blotted out."""
     return re.sub(r"//[^/@\s]*@", "//***@", text)

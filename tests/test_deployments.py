@@ -203,6 +203,7 @@ def test_a_run_that_is_cancelled_ends_its_processes_and_its_claim(
     wait_for(lambda: not num_children(), "the end of the processes")
     wait_for(lambda: cluster.num_runs("evaluate-checkpoint", "CANCELLED") == 1, "the end of the run")
     assert claims() == []
+    assert Tracker(study).ledger.finished() == {}  # a cancelled job has not failed
 
 
 @pytest.mark.slow
