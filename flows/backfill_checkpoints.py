@@ -35,7 +35,9 @@ def backfill_checkpoints(
     if dry_run or not chosen:
         return []
     states = [
-        evaluate_checkpoint(study, checkpoint.uri, retry_failed=False, wait_for_others=False, return_state=True)
+        evaluate_checkpoint(
+            study, checkpoint.uri, retry_failed=False, wait_for_others=False, rank=False, return_state=True
+        )
         for checkpoint in chosen
     ]
     return [*states, rank_variants(study, return_state=True)]

@@ -88,7 +88,7 @@ def test_mlflow_holds_a_run_per_variant_with_metrics_along_the_training_step(
     from mlflow import MlflowClient
 
     study = make_study(tmp_path, tiny_checkpoint)
-    watch_checkpoints(str(study))
+    evaluate_checkpoint(str(study), f"{tmp_path}/bucket/A/step-100")
     declared = Study.read(study)
     client = MlflowClient(tracking_uri=declared.mlflow_uri)
     experiment = client.get_experiment_by_name("toy")
