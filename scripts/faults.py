@@ -7,6 +7,7 @@ tests/one_look.py, a process that dies or waits at a moment of choice. Needs the
 `unshare` for the small disk, and Debian's `faketime` for the clock. Takes about a quarter of an hour.
 """
 
+import argparse
 import os
 import random
 import re
@@ -28,7 +29,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from conftest import write_tiny_checkpoint  # noqa: E402 (its folder is no package; it also sets the environment)
 from faults import COMPUTED_AGAIN, MOMENTS, ONE_LOOK, Account, one_look  # noqa: E402
-from s3 import S3Bucket, S3Server  # noqa: E402
+from s3 import S3Server  # noqa: E402
 from studies import make_study  # noqa: E402
 from test_ledger import Server as MlflowServer  # noqa: E402
 
@@ -40,6 +41,7 @@ LEASE_S, SETTLE_S = 5, 60
 SECONDS_BETWEEN_FILES, SECONDS_BETWEEN_LOOKS = 75, 20
 SECONDS_AWAY = 60
 SET_BACK_S = 600
+FAULTS = ("killed", "watcher", "store", "overwritten", "shards", "mlflow", "disk", "clock")
 EVIDENCE = ROOT / "docs" / "evidence" / "faults.md"
 SMALL_DISK = 'mkdir -p "$SOFTPROMPT_CACHE" && mount -t tmpfs -o size=100k none "$SOFTPROMPT_CACHE" && exec "$@"'
 
@@ -49,16 +51,17 @@ class Case:
     """A study on S3, its looks, and the jobs whose computing they began."""
 
     folder: Path
-    s3: S3Bucket
+    server: S3Server
     settle_s: float = 0
     begun: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.file = make_study(self.folder)
+        self.file, self.s3 = make_study(self.folder), self.server.new_place()
         text = self.file.read_text().replace('bucket = "bucket"', f'bucket = "{self.s3.url}"')
         self.file.write_text(text.replace("settle_s = 0", f"settle_s = {self.settle_s}\nlease_s = {LEASE_S}"))
-        self.own_cache = ["env", f"SOFTPROMPT_CACHE={self.folder / 'cache'}"]
+        own = {"SOFTPROMPT_CACHE": self.folder / "cache", **self.server.environment}
+        self.environment = ["env", *(f"{name}={value}" for name, value in own.items())]
 
     @property
     def study(self) -> Study:
@@ -66,14 +69,14 @@ class Case:
 
     def look(self, *moment: str, through: Sequence[str] = ()) -> int:
         """One look from beginning to end, or to its death; returns its exit status."""
-        status, lines = one_look(self.file, *moment, through=[*self.own_cache, *through])
+        status, lines = one_look(self.file, *moment, through=[*self.environment, *through])
         self.note(lines)
         return status
 
     @contextmanager
     def look_that_waits(self, moment: str, when: str, through: Sequence[str] = ()) -> Iterator[None]:
         """A look that waits at `moment` for the block's end, and then goes on to its own."""
-        command = [*self.own_cache, *through, *ONE_LOOK, str(self.file), moment, when, "wait"]
+        command = [*self.environment, *through, *ONE_LOOK, str(self.file), moment, when, "wait"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as look:
             assert look.stdin and look.stdout
             while (line := look.stdout.readline()) != "waiting\n":
@@ -131,7 +134,7 @@ def killed_at_ten_moments(case: Case, model: Path) -> Row:
 def watcher_killed(case: Case, model: Path) -> Row:
     """`softprompt watch` itself, with a Prefect server of its own."""
     wanted = upload(case, model, "A", (100, 200, 300))
-    command = [*case.own_cache, sys.executable, "-m", "flows.cli", "watch", str(case.file)]
+    command = [*case.environment, sys.executable, "-m", "flows.cli", "watch", str(case.file)]
     for lives in (False, True):
         with (case.folder / "log").open("w") as log:
             watcher = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, cwd=ROOT)
@@ -145,13 +148,13 @@ def watcher_killed(case: Case, model: Path) -> Row:
     return row(case, "watcher killed", "SIGKILL of `softprompt watch` after its first result; started again", wanted)
 
 
-def store_stopped(case: Case, model: Path, server: S3Server) -> Row:
+def store_stopped(case: Case, model: Path) -> Row:
     wanted = upload(case, model, "A", (100, 200))
     with case.look_that_waits("softprompt.bucket:Bucket.download", "after"):
-        server.stop()
+        case.server.stop()
     assert any("cannot be read just now" in line for line in case.said)
     time.sleep(SECONDS_AWAY)
-    server.start()
+    case.server.start()
     case.look()
     done = f"stopped when the first file of a checkpoint was there, started {SECONDS_AWAY} s later"
     return row(case, "S3 server stopped during a download", done, wanted)
@@ -250,9 +253,9 @@ PAGE = """# Faults: what was lost, what is there twice
 {date}, `python scripts/faults.py`, two CPU cores shared with other work, {minutes:.0f} min. Each fault was done for
 real, to processes, servers, a disk and a clock, on small studies of two benchmarks whose checkpoints lie on a SeaweedFS
 server. A job is lost if in the end the ledger has no entry or MLflow no metric point for it; twice, for each entry or
-point too many. Computed again: jobs whose computing began more than once, which costs time and nothing else.
+point too many. Begun again: beginnings of a job besides its first, which cost time and nothing else.
 
-| fault | what was done | jobs | lost | twice | computed again |
+| fault | what was done | jobs | lost | twice | begun again |
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
@@ -263,7 +266,9 @@ that is behind ends early for all others, so that they take the job over; whoeve
 
 
 def main() -> None:
-    start = time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("faults", nargs="*", help=f"Of {', '.join(FAULTS)}; only all of them write the page.")
+    chosen, start = tuple(parser.parse_args().faults) or FAULTS, time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="softprompt-faults-"))
     servers = [S3Server(make_folder(folder / name)) for name in ("s3", "s3-that-stops")]
     try:
@@ -275,25 +280,28 @@ def main() -> None:
         model, other = (write_tiny_checkpoint(folder / name, texts[i:]) for i, name in enumerate(("model", "other")))
         shards = write_tiny_checkpoint(folder / "shards", texts, max_shard_size="60KB")
 
-        def case(name: str, settle_s: float = 0) -> Case:
-            return Case(folder / name, servers[0].new_place(), settle_s)
+        def case(name: str, server: S3Server = servers[0], settle_s: float = 0) -> Case:
+            return Case(folder / f"study-{name}", server, settle_s)
 
         with ThreadPoolExecutor(1) as pool:
-            slowly = pool.submit(shards_in_any_order, case("shards-study", SETTLE_S), shards)
-            faults: list[Callable[[], Row]] = [
-                lambda: killed_at_ten_moments(case("killed"), model),
-                lambda: watcher_killed(case("watcher"), model),
-                lambda: store_stopped(Case(folder / "store", servers[1].new_place()), model, servers[1]),
-                lambda: overwritten_while_it_downloads(case("overwritten"), model, other),
-                slowly.result,
-                lambda: mlflow_stopped(case("mlflow"), model),
-                lambda: disk_full(case("disk"), model),
-                lambda: clock_set_back(case("clock"), model),
-            ]
+            if "shards" in chosen:
+                slowly = pool.submit(shards_in_any_order, case("shards", settle_s=SETTLE_S), shards)
+            faults: dict[str, Callable[[], Row]] = {
+                "killed": lambda: killed_at_ten_moments(case("killed"), model),
+                "watcher": lambda: watcher_killed(case("watcher"), model),
+                "store": lambda: store_stopped(case("store", servers[1]), model),
+                "overwritten": lambda: overwritten_while_it_downloads(case("overwritten"), model, other),
+                "shards": lambda: slowly.result(),
+                "mlflow": lambda: mlflow_stopped(case("mlflow"), model),
+                "disk": lambda: disk_full(case("disk"), model),
+                "clock": lambda: clock_set_back(case("clock"), model),
+            }
             rows = []
-            for fault in faults:
-                rows.append(fault())
+            for name in chosen:
+                rows.append(faults[name]())
                 print(rows[-1], flush=True)
+        if chosen != FAULTS:
+            return
         minutes = (time.monotonic() - start) / 60
         EVIDENCE.write_text(PAGE.format(date=date.today(), minutes=minutes, rows="\n".join(map(str, rows))))
     finally:

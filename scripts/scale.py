@@ -231,6 +231,8 @@ class Measurement:
     """Of one call in a process of its own."""
 
     seconds: float
+    cpu_s: float
+    """Of all its threads, which a busy machine does not stretch."""
     mb: float
     """Peak memory of the process, in 2^20 bytes."""
     num_requests: int
@@ -240,7 +242,7 @@ class Measurement:
 
     def __str__(self) -> str:
         requests = f", {self.num_requests} requests" if self.num_requests else ""
-        return f"{self.seconds:.2f} s, {self.mb:,.0f} MB{requests}"
+        return f"{self.seconds:.2f} s, {self.cpu_s:.2f} CPU-s, {self.mb:,.0f} MB{requests}"
 
 
 def measure(study: Study, what: str) -> Measurement:
@@ -253,10 +255,10 @@ def measure(study: Study, what: str) -> Measurement:
         return await send(self, request)
 
     AIOHTTPSession.send = counted
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     found = len(look(study).pending) if what == "poll" else len(publish(study).standings)
-    seconds = time.perf_counter() - start
-    return Measurement(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, requests[0], found)
+    seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
+    return Measurement(seconds, cpu_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, requests[0], found)
 
 
 def measured(study: Study, what: str) -> Measurement:
@@ -280,7 +282,7 @@ def row(num_checkpoints: int, url: str) -> list[Measurement]:
         found.append(measured(study, "poll"))
         upload(url, range(num_checkpoints, num_checkpoints + NUM_NEW))
         found.append(measured(study, "poll"))
-        log(study, checkpoints_of(study)[num_checkpoints:], recorded)
+        log(study, look(study).pending, recorded)
         found.append(measured(study, "poll"))
         assert [each.found for each in found] == [0, 0, 0, NUM_NEW, 0]
         return [*found, measured(study, "ranking"), measured(study, "ranking")]
@@ -292,8 +294,8 @@ PAGE = """# Scale: a poll and a ranking as a study grows
 
 {date}, `python scripts/scale.py`, two CPU cores{busy}, SQLite, SeaweedFS on the same machine.
 Nothing is evaluated: every job has the same recorded result; the script's docstring says how MLflow was filled. Each
-cell is one call in a process of its own: seconds of the call, peak memory of the process (of which MLflow and Prefect,
-once imported, are the most) and requests to the S3 server.
+cell is one call in a process of its own: seconds of the call, CPU seconds of the process in it, its peak memory (of
+which MLflow and Prefect, once imported, are the most) and requests to the S3 server.
 
 {num_benchmarks} benchmarks, {num_items} items, {num_variants} variants.
 
@@ -303,7 +305,7 @@ once imported, are the most) and requests to the S3 server.
 A poll lists the bucket, asks the ledger what is finished, and describes what is not. A home's first poll has no copy of
 the ledger. The second look comes once in an hour ([003](../decisions/003-discovery.md)). The first ranking has the new
 steps and the {num_open} before them to rank for the first time, the second has nothing new; both write the report and
-publish it in MLflow. Growth is in seconds, from one row to the next.
+publish it in MLflow. Growth is in CPU seconds, from one row to the next.
 """
 COLUMNS = (
     "checkpoints",
@@ -318,7 +320,7 @@ COLUMNS = (
 
 
 def growth(smaller: list[Measurement], larger: list[Measurement]) -> str:
-    return " | ".join(f"x {b.seconds / a.seconds:.1f}" for a, b in zip(smaller, larger, strict=True))
+    return " | ".join(f"x {b.cpu_s / a.cpu_s:.1f}" for a, b in zip(smaller, larger, strict=True))
 
 
 def main() -> None:

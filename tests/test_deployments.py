@@ -30,6 +30,7 @@ SLOTS = """
 devices = ["0", "1", "2", "3", "4", "5"]
 device = "cpu"
 """
+"""More than one, or those who reach for the same job would queue for a slot and never meet at its claim."""
 
 
 def prefect(*arguments: str, environment: dict[str, str]) -> str:
@@ -85,7 +86,7 @@ def bucket(s3_server: S3Server) -> Iterator[S3Bucket]:
 def cluster(tmp_path_factory: pytest.TempPathFactory, bucket: S3Bucket) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
     study = make_study(folder / "study")
-    study.write_text(study.read_text().replace('bucket = "bucket"', f'bucket = "{bucket.url}"'))
+    study.write_text(study.read_text().replace('bucket = "bucket"', f'bucket = "{bucket.url}"') + SLOTS)
     (port,) = free_ports(1)
     environment = {
         **os.environ,
@@ -145,7 +146,6 @@ def test_a_checkpoint_named_by_hand_by_event_and_by_schedule_at_once_has_one_res
     """Whoever claims the jobs first is held up until all three are there."""
     own = cluster.study.parent / "own"
     (own / "sums.py").write_text("import dataclasses\n" + (own / "sums.py").read_text() + WAITS_FOR_GO)
-    cluster.study.write_text(cluster.study.read_text() + SLOTS)  # more than one, or they would queue for it
     uri = bucket.upload(tiny_checkpoint, "A/step-100")
     cluster.prefect("deployment", "schedule", "create", "watch-checkpoints/scheduled", "--interval", "30")
     cluster.prefect("deployment", "run", "evaluate-checkpoint/by-hand", "-p", f"checkpoint={uri}")
