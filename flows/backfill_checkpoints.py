@@ -12,7 +12,7 @@ from tasks.discovery import find_pending
 from tasks.planning import say_plan
 
 
-@flow(name="backfill-checkpoints")
+@flow(name="backfill-checkpoints", flow_run_name="{study}, steps {first_step} to {last_step}")
 def backfill_checkpoints(
     study: str, first_step: int, last_step: int, variants: list[str] | None = None, dry_run: bool = False
 ) -> list[State[Any]]:

@@ -12,7 +12,7 @@ from tasks.discovery import find_pending
 from tasks.planning import say_plan
 
 
-@flow(name="watch-checkpoints")
+@flow(name="watch-checkpoints", flow_run_name="{study}")
 def watch_checkpoints(study: str, dry_run: bool = False, wait_for_others: bool = False) -> list[State[Any]]:
     """Evaluate every complete checkpoint that has unfinished benchmarks, the newest first, and rank the variants.
 

@@ -6,9 +6,9 @@ import zlib
 from pathlib import Path
 
 from softprompt.checkpoints import Folder
+from softprompt.files import write_whole
 from softprompt.fingerprints import fingerprint
 from softprompt.study import Study
-from tasks.files import write_whole
 
 HOUR_S, HOURS_A_DAY = 3600, 24
 
