@@ -61,12 +61,12 @@ class JobFailed(SoftPromptError):
     """A job's own process ended without a result, or was ended."""
 
 
-class OutOfMemory(SoftPromptError):
-    """The device cannot hold a single row beside the model."""
-
-
 class JobCancelled(JobFailed):
     """Somebody cancelled the job; a later look does it."""
+
+
+class OutOfMemory(SoftPromptError):
+    """The device cannot hold a single row beside the model."""
 
 
 def without_passwords(text: str) -> str:
