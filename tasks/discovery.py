@@ -49,7 +49,9 @@ def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job
     """The unfinished jobs of the checkpoint at `uri`, and, if asked for, those that failed before."""
     logger = get_run_logger()
     checkpoint = study.locate(uri)
-    finished = Tracker(study).ledger.finished_of(checkpoint)
+    ledger = Tracker(study).ledger
+    finished = ledger.finished_of(checkpoint)
+    ledger.check_copy(finished)
     skip = {key for key, job in finished.items() if job.status == "done" or not retry_failed}
     jobs = jobs_of(study, checkpoint)
     pending = [job for job in jobs if job.key not in skip]

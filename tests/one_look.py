@@ -19,7 +19,7 @@ from softprompt.errors import SoftPromptError
 from softprompt.result import Job
 from softprompt.study import Study
 from tasks import evaluation
-from tasks.discovery import find_pending, jobs_of
+from tasks.discovery import find_jobs, find_pending
 
 
 def interrupt(moment: str, when: str, how: str) -> None:
@@ -69,7 +69,7 @@ def main(study_file: str, *moment: str) -> None:
     evaluation.compute = counted
     with disable_run_logger():
         for checkpoint in find_pending.fn(study):
-            for job in jobs_of(study, checkpoint):
+            for job in find_jobs.fn(study, checkpoint.uri):
                 evaluate(study, job)
 
 
