@@ -24,7 +24,7 @@ os.environ.update(
     PREFECT_LOCAL_STORAGE_PATH=str(CACHES / "prefect" / "storage"),
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_LOGGING_TO_API_ENABLED="false",
-    PREFECT_API_REQUEST_TIMEOUT="300",  # a loaded machine's SQLite may hold a request for as long as Prefect's own 60 s
+    PREFECT_API_REQUEST_TIMEOUT="300",  # longer than its server waits for a lock; see flows/cli.py
     DO_NOT_TRACK="true",
     SOFTPROMPT_CACHE=str(CACHES / "softprompt"),
     AWS_CONFIG_FILE="/dev/null",
