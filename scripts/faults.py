@@ -266,8 +266,8 @@ The ten moments are those of `tests/faults.py`, which `make test` runs as well. 
 that is behind ends early for all others, so that they take the job over; whoever logs second drops its result
 ([004](../decisions/004-claims.md)).
 
-What the script found, before it was mended: what a look with the clock set back had logged was missing from the ledger's
-copy until the day's full reading (2 of 6 jobs lost for so long). Now the next look sees that the copy is wrong
+What the script found, since mended: what a look with the clock set back had logged was missing from the ledger's copy
+until the day's full reading, 2 of 6 jobs lost for so long. Now the next look sees that the copy is wrong
 ([002](../decisions/002-ledger.md)).
 """
 
