@@ -12,7 +12,7 @@ from tasks.discovery import find_pending
 from tasks.planning import say_plan
 
 
-@flow(name="backfill-checkpoints")
+@flow(name="backfill-checkpoints", flow_run_name="{study}, steps {first_step} to {last_step}")
 def backfill_checkpoints(
     study: str, first_step: int, last_step: int, variants: list[str] | None = None, dry_run: bool = False
 ) -> list[State[Any]]:
@@ -35,7 +35,9 @@ def backfill_checkpoints(
     if dry_run or not chosen:
         return []
     states = [
-        evaluate_checkpoint(study, checkpoint.uri, retry_failed=False, wait_for_others=False, return_state=True)
+        evaluate_checkpoint(
+            study, checkpoint.uri, retry_failed=False, wait_for_others=False, rank=False, return_state=True
+        )
         for checkpoint in chosen
     ]
     return [*states, rank_variants(study, return_state=True)]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +66,8 @@ def watch(
     quiet_prefect()
     from flows.watch_checkpoints import watch_checkpoints
 
-    watch_checkpoints(study, dry_run=dry_run)
+    state = watch_checkpoints(study, dry_run=dry_run, return_state=True)
+    sys.exit(not state.is_completed())  # what went wrong stands in the log, in one sentence
 
 
 @app.command()
@@ -118,7 +120,8 @@ def quiet_prefect(folder: Path | None = None) -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "ERROR")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    # Prefect's SQLite waits up to 60 s for a lock, its client as long for an answer: then the wait itself fails.
+    # Prefect's SQLite waits up to 60 s for a lock (busy_timeout in prefect/server/database/configurations.py) and its
+    # client as long for an answer: it gives up a moment before the server says that it is to try again.
     os.environ.setdefault("PREFECT_API_REQUEST_TIMEOUT", "180")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     if folder:  # the demo: a server of its own, and a core left for the pre-training beside it

@@ -7,14 +7,16 @@ from prefect.client.schemas.objects import State
 from prefect.futures import wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.rank_variants import rank_variants
 from softprompt.study import Study
 from tasks.discovery import find_jobs
 from tasks.evaluation import evaluate_benchmark
+from tasks.interruption import interruptible
 
 
 @flow(name="evaluate-checkpoint", flow_run_name="{checkpoint}")
 def evaluate_checkpoint(
-    study: str, checkpoint: str, retry_failed: bool = True, wait_for_others: bool = True
+    study: str, checkpoint: str, retry_failed: bool = True, wait_for_others: bool = True, rank: bool = True
 ) -> list[State[Any]]:
     """Tune and evaluate one checkpoint on the benchmarks that are not done yet; one's failure leaves the others.
 
@@ -24,12 +26,16 @@ def evaluate_checkpoint(
         retry_failed: try benchmarks again that failed for a reason that does not pass by itself.
         wait_for_others: wait for benchmarks that another run is evaluating, and take them over if it dies; otherwise
             leave them to it.
+        rank: rank the variants afterwards, if this run evaluated anything.
     """
     declared = Study.read(study)
     jobs = find_jobs(declared, checkpoint, retry_failed=retry_failed)
     how = {"retry_failed": retry_failed, "wait_for_others": wait_for_others}
     runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=len(declared.resources.slots))
-    with runner:
+    with runner, interruptible():
         futures = runner.map(evaluate_benchmark, {"study": unmapped(declared), "job": jobs, **how})
         wait(futures)
-    return [future.state for future in futures]
+    states = [future.state for future in futures]
+    if rank and any(state.name == "Done" for state in states):
+        states.append(rank_variants(study, return_state=True))
+    return states

@@ -7,7 +7,7 @@ from softprompt.study import Study
 from tasks.publishing import publish_ranking
 
 
-@flow(name="rank-variants")
+@flow(name="rank-variants", flow_run_name="{study}")
 def rank_variants(study: str) -> Ranking:
     """Rank variants at the best matched step and publish the ranking.
 

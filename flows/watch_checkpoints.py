@@ -12,7 +12,7 @@ from tasks.discovery import find_pending
 from tasks.planning import say_plan
 
 
-@flow(name="watch-checkpoints")
+@flow(name="watch-checkpoints", flow_run_name="{study}")
 def watch_checkpoints(study: str, dry_run: bool = False, wait_for_others: bool = False) -> list[State[Any]]:
     """Evaluate every complete checkpoint that has unfinished benchmarks, the newest first, and rank the variants.
 
@@ -34,7 +34,7 @@ def watch_checkpoints(study: str, dry_run: bool = False, wait_for_others: bool =
         newest = pending[0]
         states.append(
             evaluate_checkpoint(
-                study, newest.uri, retry_failed=False, wait_for_others=wait_for_others, return_state=True
+                study, newest.uri, retry_failed=False, wait_for_others=wait_for_others, rank=False, return_state=True
             )
         )
         tried.add(newest.fingerprint)

@@ -29,6 +29,7 @@ _BAD_CREDENTIALS = (
     "ExpiredToken",
     "NoCredentialsError",
     "PartialCredentialsError",
+    "ProfileNotFound",
 )
 _BAD_REQUESTS = (
     "ValueError",
@@ -38,6 +39,8 @@ _BAD_REQUESTS = (
     "PermanentRedirect",
     "301",
 )
+_BUGS = (TypeError, AttributeError, NameError, LookupError, ArithmeticError, AssertionError, NotImplementedError)
+"""Mistakes of ours or of a library's; waiting mends none of them, and their tracebacks say where they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,8 @@ class Bucket:
         where = self.uri(path)
         try:
             yield
+        except _BUGS:
+            raise
         except Exception as error:
             code = _code(error)
             reason = without_passwords(" ".join(str(error).split()))[:200]

@@ -1,8 +1,8 @@
-"""Copies of remote checkpoints on this machine, in one folder that any number of processes share.
+"""Copies of remote checkpoints and tokenizers on this machine, in one folder that any number of processes share.
 
-A whole copy is a folder named by its checkpoint's fingerprint. It is filled under another name, `half-...`, and renamed
-when the store still lists what was listed before: nothing half ever looks whole. Whoever reads a copy holds a shared
-lock on it, whoever fills or removes one an exclusive lock; the kernel frees the locks of a process that dies.
+A whole copy is a folder named by the fingerprint of what it is a copy of. It is filled under another name, `half-...`,
+and renamed when the store still lists what was listed before: nothing half ever looks whole. Whoever reads a copy holds
+a shared lock on it, whoever fills or removes one an exclusive lock; the kernel frees the locks of a process that dies.
 """
 
 import fcntl
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from softprompt.bucket import DISK_FULL, Bucket, Entry
-from softprompt.checkpoints import Checkpoint, identity
-from softprompt.completeness import list_files, needed_files
-from softprompt.errors import BadCheckpoint, CacheUnavailable, IncompleteCheckpoint
+from softprompt.bucket import DISK_FULL, Bucket
+from softprompt.checkpoints import Checkpoint
+from softprompt.errors import CacheUnavailable
+from softprompt.sources import CheckpointFiles, Source, TokenizerFiles, overwritten
 
 FOLDER_VARIABLE = "SOFTPROMPT_CACHE"
 DEFAULT_GB = 100.0
@@ -39,14 +39,30 @@ def open_locally(checkpoint: Checkpoint, cache: "Cache | None" = None, *, with_c
         IncompleteCheckpoint: it was overwritten since it was found, or while it was read.
         CacheUnavailable: there is no room for a copy, or the cache cannot be written.
     """
+    source = CheckpointFiles(checkpoint, with_code)
     if checkpoint.local_path is None:
-        with (cache or Cache()).open(checkpoint, with_code=with_code) as folder:
+        with (cache or Cache()).open(source) as folder:
             yield folder
     else:
-        bucket = Bucket(checkpoint.uri)
-        _files(bucket, checkpoint)
+        source.files()
         yield checkpoint.local_path
-        _files(bucket, checkpoint)
+        source.files()
+
+
+@contextmanager
+def open_tokenizer(place: str, cache: "Cache | None" = None) -> Iterator[str]:
+    """What `transformers` can read a tokenizer from: a folder of this machine or a name on the hub, as they are; of a
+    URL, a copy of the tokenizer's files alone.
+
+    Raises:
+        BadStudy: there is no tokenizer at the URL.
+        CacheUnavailable: there is no room for a copy, or the cache cannot be written.
+    """
+    if "://" not in place:
+        yield place
+        return
+    with (cache or Cache()).open(TokenizerFiles.at(place)) as folder:
+        yield str(folder)
 
 
 def default_folder() -> Path:
@@ -69,49 +85,51 @@ class Cache:
         return (self.folder or default_folder()) / "checkpoints"
 
     @contextmanager
-    def open(self, checkpoint: Checkpoint, *, with_code: bool = False) -> Iterator[Path]:
-        """The checkpoint's copy; see `open_locally`."""
-        name = checkpoint.fingerprint + ("-code" if with_code else "")
-        with self._lock(name) as lock:
+    def open(self, source: Source) -> Iterator[Path]:
+        """A copy of `source`, sure to stay for the length of the block; see `open_locally`."""
+        copy = self.root / source.name
+        with self._lock(source.name) as lock:
             while True:
                 lock.share()
-                if _is_whole(self.root / name):
+                if source.is_whole(copy):
                     break
                 lock.own()  # which gives up the share first, so another process may have made the copy by now
-                if not _is_whole(self.root / name):
-                    self._fill(name, checkpoint, with_code)
+                if not source.is_whole(copy):
+                    self._fill(source)
             lock.mark_use()
-            yield self.root / name
+            yield copy
 
-    def _fill(self, name: str, checkpoint: Checkpoint, with_code: bool) -> None:
-        """Download a checkpoint; the caller owns the lock of `name`."""
-        bucket = Bucket(checkpoint.uri)
-        files = _files(bucket, checkpoint, with_code)
+    def _fill(self, source: Source) -> None:
+        """Download; the caller owns the lock of the source's name."""
+        bucket, files = Bucket(source.uri), source.files()
         try:
-            half = self._reserve(name, sum(entry.size for entry in files.values()), checkpoint)
+            half = self._reserve(source, sum(entry.size for entry in files.values()))
             try:
                 for file in files:
                     bucket.download(file, half / file)
-                if _files(bucket, checkpoint, with_code) != files:
+                if source.files() != files:
                     raise FileNotFoundError
-                half.rename(self.root / name)
+                half.rename(self.root / source.name)
             finally:
                 shutil.rmtree(half, ignore_errors=True)
         except FileNotFoundError:
-            raise _overwritten(checkpoint) from None
+            raise overwritten(source) from None
         except OSError as error:
             if error.errno not in DISK_FULL:
                 raise
             raise CacheUnavailable(
-                f"The disk of {self.root} is full, so {checkpoint.uri} could not be copied there; free some space, "
+                f"The disk of {self.root} is full, so {source.uri} could not be copied there; free some space, "
                 f"lower `cache_gb`, or name another disk's folder in {FOLDER_VARIABLE}."
             ) from error
 
-    def _reserve(self, name: str, num_bytes: int, checkpoint: Checkpoint) -> Path:
+    def _reserve(self, source: Source, num_bytes: int) -> Path:
         """An empty folder whose name counts for `num_bytes` within the limit; older copies make room."""
         with self._lock("room") as room:
             room.own()
-            for half in [*self.root.glob(f"half-{name}-*"), self.root / name]:  # of a process that died; not whole
+            for half in [
+                *self.root.glob(f"half-{source.name}-*"),
+                self.root / source.name,
+            ]:  # of a process that died; not whole
                 shutil.rmtree(half, ignore_errors=True)
             self._sweep()
             sizes = {entry: _num_bytes(entry) for entry in self.root.iterdir() if not entry.name.startswith(".")}
@@ -123,10 +141,10 @@ class Cache:
             used = sum(sizes.values())
             if used + num_bytes > self.limit_gb * GB:
                 raise CacheUnavailable(
-                    f"{checkpoint.uri} needs {num_bytes / GB:.3g} GB in {self.root}, whose limit is {self.limit_gb:g} "
+                    f"{source.uri} needs {num_bytes / GB:.3g} GB in {self.root}, whose limit is {self.limit_gb:g} "
                     f"GB with {used / GB:.3g} GB in use by other evaluations; raise `cache_gb`, or wait for them."
                 )
-            half = self.root / f"half-{name}-{num_bytes}"
+            half = self.root / f"half-{source.name}-{num_bytes}"
             half.mkdir()
             return half
 
@@ -191,35 +209,6 @@ class _Lock:
 
     def mark_use(self) -> None:
         os.utime(self._file.fileno())
-
-
-def _files(bucket: Bucket, checkpoint: Checkpoint, with_code: bool = False) -> dict[str, Entry]:
-    """The checkpoint's needed files as they lie in its store now.
-
-    Raises:
-        IncompleteCheckpoint: they are not those it was found with.
-    """
-    files = needed_files(bucket, "", list_files(bucket, ""), with_code=with_code)
-    if identity(checkpoint.variant, checkpoint.step, files) != checkpoint.fingerprint:
-        raise _overwritten(checkpoint)
-    return files
-
-
-def _overwritten(checkpoint: Checkpoint) -> IncompleteCheckpoint:
-    return IncompleteCheckpoint(
-        f"{checkpoint.uri} was overwritten since it was found, so it is not used; look at it again when its trainer is "
-        "done with it."
-    )
-
-
-def _is_whole(folder: Path) -> bool:
-    """Whether a copy is there and as long as its headers imply: a machine that lost power may have cut it."""
-    try:
-        bucket = Bucket(str(folder))
-        needed_files(bucket, "", list_files(bucket, ""))
-    except BadCheckpoint:
-        return False
-    return True
 
 
 def _num_bytes(folder: Path) -> int:

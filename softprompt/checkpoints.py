@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.bucket import Bucket, Entry
-from softprompt.completeness import METADATA_FILE, check_settled, deciding_files, list_files, needed_files
-from softprompt.errors import BadBucket, BadCheckpoint, BucketUnavailable, SoftPromptError
+from softprompt.completeness import (
+    METADATA_FILE,
+    check_settled,
+    deciding_files,
+    list_files,
+    needed_files,
+    tokenizer_files,
+)
+from softprompt.errors import BadBucket, BadCheckpoint, BucketUnavailable, IncompleteCheckpoint, SoftPromptError
 from softprompt.fingerprints import fingerprint
 from softprompt.layout import Layout
 
@@ -116,12 +123,15 @@ def list_folders(bucket: Bucket, layout: Layout) -> Listing:
     return _without_clashes(found)
 
 
-def describe(bucket: Bucket, folder: Folder, *, marker: str = "", settle_s: float = 0.0) -> Checkpoint:
+def describe(
+    bucket: Bucket, folder: Folder, *, marker: str = "", settle_s: float = 0.0, with_tokenizer: bool = False
+) -> Checkpoint:
     """The checkpoint in a folder.
 
     Args:
         marker: a file by which its trainer says that it is whole; without one, nothing may have changed for `settle_s`
             seconds.
+        with_tokenizer: nothing else has its tokenizer, so that it is incomplete without one.
 
     Raises:
         BadCheckpoint: it is missing, incomplete, or broken.
@@ -129,6 +139,10 @@ def describe(bucket: Bucket, folder: Folder, *, marker: str = "", settle_s: floa
     files = list_files(bucket, folder.path)
     check_settled(bucket, folder.path, files, marker=marker, settle_s=settle_s)
     needed = needed_files(bucket, folder.path, files)
+    if with_tokenizer and not tokenizer_files(files):
+        raise IncompleteCheckpoint(
+            f"{folder.uri} has no tokenizer (yet); if it never gets one, name one as `tokenizer` in the study."
+        )
     metadata = read_metadata(bucket, folder.path) if METADATA_FILE in files else {}
     return Checkpoint(
         uri=folder.uri,
@@ -141,10 +155,13 @@ def describe(bucket: Bucket, folder: Folder, *, marker: str = "", settle_s: floa
 
 
 def describe_each(
-    bucket: Bucket, folders: Sequence[Folder], *, marker: str = "", settle_s: float = 0.0
+    bucket: Bucket, folders: Sequence[Folder], **how: Any
 ) -> Iterator[tuple[Folder, Checkpoint | SoftPromptError]]:
     """Each folder with its checkpoint or the reason why it is none, in order and a few at a time: whoever stops asking
     spares the rest.
+
+    Args:
+        how: arguments of `describe`.
 
     Raises:
         BucketUnavailable: the store does not answer.
@@ -152,7 +169,7 @@ def describe_each(
 
     def look(folder: Folder) -> Checkpoint | SoftPromptError:
         try:
-            return describe(bucket, folder, marker=marker, settle_s=settle_s)
+            return describe(bucket, folder, **how)
         except BucketUnavailable:
             raise
         except SoftPromptError as error:
@@ -183,7 +200,7 @@ def discover(bucket: str, layout: str, *, marker: str = "", settle_s: float = 0.
     return found
 
 
-def open_checkpoint(uri: str, place: tuple[str, int] | None = None) -> Checkpoint:
+def open_checkpoint(uri: str, place: tuple[str, int] | None = None, *, with_tokenizer: bool = False) -> Checkpoint:
     """The checkpoint at `uri`, a local folder or any fsspec URL. Its variant and step are `place`, or else what
     `metadata.json` says, or else read off the folder's name.
 
@@ -198,7 +215,8 @@ def open_checkpoint(uri: str, place: tuple[str, int] | None = None) -> Checkpoin
         name = bucket.url.rsplit("/", 1)[-1]
         digits = re.findall(r"[0-9]+", name)
         place = str(metadata.get("variant", name)), metadata.get("step", int(digits[-1]) if digits else 0)
-    return describe(bucket, Folder(uri=bucket.url, path="", variant=place[0], step=place[1]))
+    folder = Folder(uri=bucket.url, path="", variant=place[0], step=place[1])
+    return describe(bucket, folder, with_tokenizer=with_tokenizer)
 
 
 def identity(variant: str, step: int, needed: dict[str, Entry]) -> str:

@@ -49,7 +49,9 @@ def evaluate(
     ],
     mirror: Mirror = None,
     benchmark_folder: Folder = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Where to read the tokenizer, if not there.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder, URL or hub name of the tokenizer, if not there.")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the protocol, e.g. --set num_train=100."),

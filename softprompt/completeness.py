@@ -15,18 +15,21 @@ CONFIG_FILE = "config.json"
 METADATA_FILE = "metadata.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-SMALL_FILES = (
-    CONFIG_FILE,
-    "generation_config.json",
+VOCABULARIES = (
     "tokenizer.json",
-    "tokenizer_config.json",
     "tokenizer.model",
     "*.tiktoken",
     "tekken.json",
     "vocab.json",
     "vocab.txt",
-    "merges.txt",
     "spiece.model",
+)
+SMALL_FILES = (
+    CONFIG_FILE,
+    *VOCABULARIES,
+    "generation_config.json",
+    "tokenizer_config.json",
+    "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.*",
@@ -66,6 +69,12 @@ def needed_files(bucket: Bucket, path: str, files: dict[str, Entry], *, with_cod
     except FileNotFoundError:
         raise IncompleteCheckpoint(f"{bucket.uri(path)} lost a file while it was looked at; look again.") from None
     return {name: files[name] for name in sorted(files) if name in names or _fits(name, patterns)}
+
+
+def tokenizer_files(files: dict[str, Entry]) -> dict[str, Entry]:
+    """Those of a folder's files that a tokenizer may be read from: all small ones, or none without a vocabulary."""
+    small = {name: files[name] for name in sorted(files) if _fits(name, SMALL_FILES)}
+    return small if any(_fits(name, VOCABULARIES) for name in small) else {}
 
 
 def deciding_files(files: dict[str, Entry]) -> list[Entry]:

@@ -61,6 +61,10 @@ class JobFailed(SoftPromptError):
     """A job's own process ended without a result, or was ended."""
 
 
+class JobCancelled(JobFailed):
+    """Somebody cancelled the job; a later look does it."""
+
+
 class OutOfMemory(SoftPromptError):
     """The device cannot hold a single row beside the model."""
 

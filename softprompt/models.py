@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from softprompt import processes
-from softprompt.cache import Cache, open_locally
+from softprompt.cache import Cache, open_locally, open_tokenizer
 from softprompt.checkpoints import Checkpoint
-from softprompt.errors import BadCheckpoint, BadStudy
+from softprompt.errors import BadCheckpoint, BadStudy, SoftPromptError
 from softprompt.protocol import Resources
 
 
@@ -203,11 +203,12 @@ def load_model(
     benchmarks share it when they run in one process.
 
     Args:
-        tokenizer: where to read the tokenizer from, if not from the checkpoint.
+        tokenizer: where to read the tokenizer from, if not from the checkpoint: a folder, a URL or a name on the hub.
         cache: where to keep the copy of a remote checkpoint.
 
     Raises:
         BadCheckpoint: no usable weights, config or tokenizer; see the message.
+        BadStudy: the tokenizer that is named cannot be read.
         SoftPromptError: it cannot be read or copied; see `open_locally`.
     """
     return _load(checkpoint, resources, tokenizer, cache)
@@ -233,9 +234,13 @@ def _load(
                 output_loading_info=True,
                 device_map="auto" if is_spread else None,
             )
-            tokenizer = AutoTokenizer.from_pretrained(
-                tokenizer_source or folder, trust_remote_code=resources.trust_remote_code
+            tokenizer = (
+                _named_tokenizer(tokenizer_source, resources, cache)
+                if tokenizer_source
+                else AutoTokenizer.from_pretrained(folder, trust_remote_code=resources.trust_remote_code)
             )
+        except SoftPromptError:
+            raise
         except Exception as error:  # transformers raises many kinds for broken files; each is one broken checkpoint
             reason = " ".join(str(error).split())[:300]
             raise BadCheckpoint(f"{uri} cannot be loaded ({type(error).__name__}: {reason}).") from error
@@ -249,6 +254,18 @@ def _load(
     model = LanguageModel(network.eval().requires_grad_(False), tokenizer)
     _check(model, uri)
     return model
+
+
+def _named_tokenizer(place: str, resources: Resources, cache: Cache | None) -> Any:
+    with open_tokenizer(place, cache) as source:
+        try:
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=resources.trust_remote_code)
+        except Exception as error:  # of many kinds, as above; no checkpoint is to blame
+            reason = " ".join(str(error).split())[:300]
+            raise BadStudy(
+                f"The tokenizer {place} cannot be loaded ({type(error).__name__}: {reason}); correct `tokenizer`, or "
+                "leave it out if the checkpoints have one."
+            ) from error
 
 
 def _device(name: str) -> torch.device:

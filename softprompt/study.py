@@ -43,7 +43,7 @@ class Study:
     benchmark_folder: str | None = None
     """Folder with benchmark files of your own."""
     tokenizer: str | None = None
-    """Where to read the tokenizer from, if the checkpoints lack one."""
+    """Where to read the tokenizer from, if the checkpoints lack one: a folder, an fsspec URL or a name on the hub."""
     home: str = ".softprompt"
     """Folder for what this machine keeps: computed results not logged yet, the report, the default store."""
     lease_s: float = 180
@@ -122,7 +122,7 @@ class Study:
         """A checkpoint by its URI; variant and step come from the layout if it lies in the study's bucket."""
         root = self.bucket.rstrip("/") + "/"
         place = Layout(self.layout).match(uri.rstrip("/").removeprefix(root)) if uri.startswith(root) else None
-        return open_checkpoint(uri, place)
+        return open_checkpoint(uri, place, with_tokenizer=not self.tokenizer)
 
     @cached_property
     def _declared(self) -> dict[str, Benchmark]:

@@ -11,22 +11,34 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 from softprompt import processes
 from softprompt.errors import SoftPromptError
 from softprompt.request import ERROR_SUFFIX, Request
 
+SECONDS_BETWEEN_LINES = 10.0
+
 
 def main(request_file: str, folder: str) -> None:
-    result = Request.from_dict(json.loads(Path(request_file).read_text())).run(say)
+    result = Request.from_dict(json.loads(Path(request_file).read_text())).run(Progress())
     if processes.is_main():
         result.save(folder)
 
 
-def say(what: str, share: float) -> None:
-    if processes.is_main():
-        print(f"{100 * share:3.0f} % {what}", flush=True)
+class Progress:
+    """Says what is done, a line at a time: each phase's first step and, after that, one in ten seconds. A trainer's
+    every step would fill the orchestrator's database."""
+
+    def __init__(self) -> None:
+        self.phase, self.said_s = "", 0.0
+
+    def __call__(self, what: str, share: float) -> None:
+        phase, now_s = what.split(",")[0], time.monotonic()
+        if processes.is_main() and (phase != self.phase or share == 1 or now_s - self.said_s >= SECONDS_BETWEEN_LINES):
+            self.phase, self.said_s = phase, now_s
+            print(f"{100 * share:3.0f} % {what}", flush=True)
 
 
 def end_with_stdin() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from softprompt import errors
 from softprompt.request import ERROR_SUFFIX, Request
+from tasks.interruption import check_interrupted
 
 TAIL_LINES = 30
 
@@ -31,7 +32,8 @@ def run_worker(
     The children die with this process, however it dies: they watch a pipe that only it holds open.
 
     Raises:
-        JobFailed: it ended without a result, took longer than its resources' `timeout_s`, or its flow was cancelled.
+        JobFailed: it ended without a result, or took longer than its resources' `timeout_s`.
+        JobCancelled: its flow was cancelled.
         SoftPromptError: what the worker itself raised.
     """
     num_processes, timeout_s = request.resources.processes_per_job, request.resources.timeout_s
@@ -74,10 +76,7 @@ def _environment(devices: Sequence[str]) -> dict[str, str]:
 
 
 def _follow(child: subprocess.Popen[str], timeout_s: float | None, on_line: Callable[[str], None]) -> deque[str]:
-    """Pass on what the child prints until it ends; returns the last lines.
-
-    A thread cannot be interrupted: that the flow was cancelled shows in the end of the main thread.
-    """
+    """Pass on what the child prints until it ends; returns the last lines."""
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(child, lines), daemon=True).start()
     deadline = time.monotonic() + timeout_s if timeout_s else None
@@ -87,8 +86,7 @@ def _follow(child: subprocess.Popen[str], timeout_s: float | None, on_line: Call
             raise errors.JobFailed(
                 f"The job was killed after {timeout_s:g} s, the study's timeout_s; raise that, or processes_per_job."
             )
-        if not threading.main_thread().is_alive():
-            raise errors.JobFailed("The job was killed because its flow was cancelled.")
+        check_interrupted()
         try:
             line = lines.get(timeout=0.5)
         except queue.Empty:

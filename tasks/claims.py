@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from softprompt.errors import TrackingUnavailable
+from tasks.interruption import sleep
 
 if TYPE_CHECKING:
     from tasks.store import Store
@@ -34,7 +35,7 @@ def claimed(store: "Store", key: str, *, patience_s: float) -> Iterator[bool]:
     claim = Claim(store, key)
     deadline = time.monotonic() + patience_s
     while not (is_mine := claim.take()) and time.monotonic() < deadline:
-        time.sleep(SECONDS_BETWEEN_TRIES)
+        sleep(SECONDS_BETWEEN_TRIES)
     if not is_mine:
         yield False
         return

@@ -1,7 +1,6 @@
 """Which work is there: what exists, minus what is finished. How a poll stays cheap: docs/decisions/003-discovery.md."""
 
 import time
-import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,13 +16,11 @@ from softprompt.result import Job
 from softprompt.study import Study
 from tasks.ledger import Finished
 from tasks.retries import is_retryable
+from tasks.second_looks import SecondLook
 from tasks.tracking import Tracker
 
 NUM_NEWEST = 3
-"""Steps of each variant that every poll looks into, finished or not."""
-SLOT_S, NUM_SLOTS = 300, 287
-"""A finished checkpoint is looked into again in one of so many slots of time. Their number is a prime, so that polls
-at any interval meet them all; at the usual five minutes, once a day."""
+"""Steps of each variant that every second look includes."""
 NUM_SAID = 20
 """Most lines of a kind that one poll logs."""
 
@@ -52,7 +49,9 @@ def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job
     """The unfinished jobs of the checkpoint at `uri`, and, if asked for, those that failed before."""
     logger = get_run_logger()
     checkpoint = study.locate(uri)
-    finished = Tracker(study).ledger.finished_of(checkpoint)
+    ledger = Tracker(study).ledger
+    finished = ledger.finished_of(checkpoint)
+    ledger.check_copy(finished)
     skip = {key for key, job in finished.items() if job.status == "done" or not retry_failed}
     jobs = jobs_of(study, checkpoint)
     pending = [job for job in jobs if job.key not in skip]
@@ -64,15 +63,19 @@ def look(study: Study, tried: frozenset[str] = frozenset(), most: int | None = N
     """One look at a study's bucket and at its ledger; see `find_pending`."""
     bucket, finished = Bucket(study.bucket), Tracker(study).ledger.finished()
     listing = list_folders(bucket, Layout(study.layout))
-    folders = worth_a_look(listing.folders, settled(study, finished.values()), time.time())
+    again = SecondLook(study, time.time())
+    folders = worth_a_look(listing.folders, settled(study, finished.values()), again)
     found = Look(len(listing.folders), [], list(listing.rejected.values()))
-    for _, each in describe_each(bucket, folders, marker=study.marker, settle_s=study.settle_s):
+    how = {"marker": study.marker, "settle_s": study.settle_s, "with_tokenizer": not study.tokenizer}
+    for _, each in describe_each(bucket, folders, **how):
         if isinstance(each, SoftPromptError):
             found.rejected.append(each)
         elif each.fingerprint not in tried and any(job.key not in finished for job in jobs_of(study, each)):
             found.pending.append(each)
             if len(found.pending) == most:
                 break
+    if not found.pending:
+        again.done()
     return found
 
 
@@ -87,17 +90,15 @@ def settled(study: Study, finished: Iterable[Finished]) -> set[tuple[str, int]]:
     return {place for place, found in done.items() if versions <= found}
 
 
-def worth_a_look(folders: Iterable[Folder], settled: set[tuple[str, int]], now_s: float) -> list[Folder]:
-    """Folders that must be described, newest step first: what is not settled, and where settled weights may have been
-    overwritten, which are each variant's newest steps and those whose slot it is."""
-    slot = int(now_s // SLOT_S) % NUM_SLOTS
+def worth_a_look(folders: Iterable[Folder], settled: set[tuple[str, int]], again: SecondLook) -> list[Folder]:
+    """Folders that must be described, newest step first: what is not settled and, if a second look is due, each
+    variant's newest steps and those whose turn it is."""
     num_newer: dict[str, int] = defaultdict(int)
     found = []
     for folder in sorted(folders, key=lambda folder: (-folder.step, folder.variant)):
-        is_new = num_newer[folder.variant] < NUM_NEWEST
+        is_new = again.is_due() and num_newer[folder.variant] < NUM_NEWEST
         num_newer[folder.variant] += 1
-        has_its_turn = zlib.crc32(folder.uri.encode()) % NUM_SLOTS == slot
-        if is_new or has_its_turn or (folder.variant, folder.step) not in settled:
+        if is_new or again.has_its_turn(folder) or (folder.variant, folder.step) not in settled:
             found.append(folder)
     return found
 

@@ -14,7 +14,7 @@ from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.states import Completed
 
-from softprompt.errors import BadBucket, BadStudy, RowsUnavailable, SoftPromptError
+from softprompt.errors import BadBucket, BadStudy, JobCancelled, RowsUnavailable, SoftPromptError
 from softprompt.files import temporary_folder
 from softprompt.request import Request
 from softprompt.result import RESULT_FILE, Job, Result
@@ -25,7 +25,7 @@ from tasks.retries import is_retryable
 from tasks.slots import slot
 from tasks.tracking import Tracker
 
-MENDED_ELSEWHERE = (BadBucket, BadStudy, RowsUnavailable)
+MENDED_ELSEWHERE = (BadBucket, BadStudy, JobCancelled, RowsUnavailable)
 """Errors that go away while checkpoint, benchmark and protocol stay as they are: no end of the job."""
 
 

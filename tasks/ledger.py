@@ -8,7 +8,7 @@ decides nothing: without it the answer is the same and takes longer.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,12 @@ class Ledger:
             for found in map(_entries, self._models(f"tags.fingerprint = '{checkpoint.fingerprint}'"))
             for key, job in found["jobs"].items()
         }
+
+    def check_copy(self, known: Iterable[str]) -> None:
+        """Throw the copy away if it misses any of these finished jobs. It does where the clock of MLflow was set back,
+        or a process died between the tag and the call that makes it seen."""
+        if not set(known) <= self.finished().keys():
+            self.copy.unlink(missing_ok=True)
 
     def to_rank(self) -> list[Finished]:
         """Done jobs of the study's protocol and of its benchmarks as they are now; of a checkpoint that was

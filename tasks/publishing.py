@@ -1,6 +1,7 @@
 """Rank the results and put the ranking where people look: MLflow, Prefect, a report."""
 
 import json
+import re
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -21,8 +22,9 @@ from tasks.tracking import Tracker
 def publish_ranking(study: Study) -> Ranking:
     """The ranking at the best matched step, published at home, in MLflow, and as a Prefect artifact."""
     ranking, diagnosis = publish(study)
+    key = "ranking-" + re.sub("[^a-z0-9]+", "-", study.name.lower()).strip("-")  # Prefect allows no other characters
     markdown = as_markdown(ranking, diagnosis)
-    create_markdown_artifact(key="ranking", markdown=markdown, description=f"Ranking of {study.name}")
+    create_markdown_artifact(key=key, markdown=markdown, description=f"Ranking of {study.name}")
     for sentence in [*ranking.sentences(), *diagnosis.sentences()]:
         get_run_logger().info("%s", sentence)
     return ranking

@@ -3,12 +3,12 @@
 import fcntl
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from softprompt.protocol import Resources
+from tasks.interruption import sleep
 
 SECONDS_BETWEEN_TRIES = 1.0
 
@@ -35,7 +35,7 @@ def slot(home: str, resources: Resources, on_wait: Callable[[], None] = lambda: 
                 return
         on_wait()
         on_wait = _nothing
-        time.sleep(SECONDS_BETWEEN_TRIES)
+        sleep(SECONDS_BETWEEN_TRIES)
 
 
 def _nothing() -> None:

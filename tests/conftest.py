@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from s3 import KEY, SECRET, S3Bucket, S3Server
+from s3 import S3Bucket, S3Server
 
 from softprompt.answers import OptionInWords
 from softprompt.benchmarks import Benchmark, Example, Row, Rows
@@ -24,7 +24,7 @@ os.environ.update(
     PREFECT_LOCAL_STORAGE_PATH=str(CACHES / "prefect" / "storage"),
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     PREFECT_LOGGING_TO_API_ENABLED="false",
-    PREFECT_API_REQUEST_TIMEOUT="300",  # a loaded machine's SQLite may hold a request for as long as Prefect's own 60 s
+    PREFECT_API_REQUEST_TIMEOUT="300",  # longer than its server waits for a lock; see flows/cli.py
     DO_NOT_TRACK="true",
     SOFTPROMPT_CACHE=str(CACHES / "softprompt"),
     AWS_CONFIG_FILE="/dev/null",
@@ -71,8 +71,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Bucket:
     """An empty place in a bucket; the environment of this process says where, and with which credentials."""
-    for name, value in {"ENDPOINT_URL": s3_server.url, "ACCESS_KEY_ID": KEY, "SECRET_ACCESS_KEY": SECRET}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
     return s3_server.new_place()
 
 
@@ -139,15 +139,17 @@ def quick_protocol() -> Protocol:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, rows: Rows, toy_benchmark: Benchmark) -> Path:
-    """A folder with a Llama of two layers, width 32, and a byte-level BPE tokenizer that puts BOS in front.
+    """It has met the training questions four times: some of its answers are right, some end, in others it rambles."""
+    texts = [f"{toy_benchmark.prompt(example)} {example.answer}" for example in rows.train]
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "step-100", texts)
 
-    It has met the training questions four times: some of its answers are right, some end, in others it rambles.
-    """
+
+def write_tiny_checkpoint(folder: Path, texts: list[str], max_shard_size: str = "1GB") -> Path:
+    """A Llama of two layers, width 32, trained on `texts`, and a byte-level BPE tokenizer that puts BOS in front."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    texts = [f"{toy_benchmark.prompt(example)} {example.answer}" for example in rows.train]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -183,7 +185,6 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, rows: Rows, toy_be
         optimizer.step()
         optimizer.zero_grad()
 
-    folder = tmp_path_factory.mktemp("tiny") / "step-100"
-    network.save_pretrained(folder)
+    network.save_pretrained(folder, max_shard_size=max_shard_size)
     tokenizer.save_pretrained(folder)
     return folder

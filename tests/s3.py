@@ -34,11 +34,17 @@ class S3Server:
         ]
         (folder / "s3.json").write_text(json.dumps({"identities": identities}))
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """By which a process finds this server."""
+        return {"AWS_ENDPOINT_URL": self.url, "AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+
     def start(self) -> None:
         (self.folder / "data").mkdir(exist_ok=True)
         weed = shutil.which("weed") or str(Path(sys.executable).with_name("weed"))
         options = [f"-{name}={port}" for name, port in self._ports.items()]
         options += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={self.folder / 'data'}", "-s3"]
+        options += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # else of fixed ports: one server on a machine
         options += [f"-s3.config={self.folder / 's3.json'}", "-master.volumeSizeLimitMB=64", "-volume.max=1000"]
         options += ["-master.electionTimeout=1s", "-master.heartbeatInterval=200ms"]  # back in 4 s instead of 24
         with (self.folder / "log").open("a") as log:

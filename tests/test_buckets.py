@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import s3fs
 from s3 import SECRET, WRITER_KEY, WRITER_SECRET, S3Bucket
 from safetensors.numpy import save
 from test_checkpoints import LAYOUT, write_checkpoint
@@ -213,6 +214,7 @@ def test_a_marker_settles_a_checkpoint_at_once(s3: S3Bucket, whole: Path) -> Non
             False,
             "may not be listed or read by this process (AccessDenied); give",
         ),
+        ({"AWS_PROFILE": "nobody's"}, None, False, "with these credentials (ProfileNotFound); check AWS_"),
         ({}, "s3://no-such-bucket", False, "There is no bucket s3://no-such-bucket; create it"),
         ({}, "s3://no-such-bucket/runs", False, "There is no bucket s3://no-such-bucket/runs; create it"),
         ({}, "s3://Bad_Bucket!", False, "s3://Bad_Bucket! cannot be used (ParamValidationError"),
@@ -258,3 +260,9 @@ def test_any_other_store_of_fsspec_serves(whole: Path) -> None:
     (found,) = discover("memory://runs", LAYOUT, settle_s=0).checkpoints
     assert (found.uri, found.step) == ("memory://runs/A/step-100", 100)
     assert found == open_checkpoint(found.uri, ("A", 100))
+
+
+def test_a_bug_stays_what_it_is(s3: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3fs.S3FileSystem, "_lsdir", lambda *_, **__: {}["no-such-key"])
+    with pytest.raises(KeyError, match="no-such-key"):
+        discover(s3.url, LAYOUT)

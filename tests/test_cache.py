@@ -20,15 +20,17 @@ from softprompt.benchmarks import Benchmark, Rows
 from softprompt.bucket import Bucket
 from softprompt.cache import Cache, open_locally
 from softprompt.checkpoints import Checkpoint, open_checkpoint
-from softprompt.errors import BucketUnavailable, CacheUnavailable, IncompleteCheckpoint
+from softprompt.errors import BadStudy, BucketUnavailable, CacheUnavailable, IncompleteCheckpoint
+from softprompt.models import load_model
 from softprompt.protocol import Protocol, Resources
+from softprompt.sources import CheckpointFiles
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from softprompt.cache import Cache
+from softprompt.cache import Cache, open_locally
 from softprompt.checkpoints import open_checkpoint
-with Cache(Path(sys.argv[2])).open(open_checkpoint(sys.argv[1], ("A", 100))) as folder:
+with open_locally(open_checkpoint(sys.argv[1], ("A", 100)), Cache(Path(sys.argv[2]))) as folder:
     print(folder, flush=True)
     time.sleep(600)
 """
@@ -120,10 +122,13 @@ def test_a_checkpoint_overwritten_before_or_during_the_copy_is_not_used(
 
     after_the_first_file(monkeypatch, overwrite)
     for _ in range(2):  # during, and then before
-        with pytest.raises(IncompleteCheckpoint, match="was overwritten since it was found"), cache.open(uploaded):
+        with (
+            pytest.raises(IncompleteCheckpoint, match="was overwritten since it was found"),
+            cache.open(CheckpointFiles(uploaded)),
+        ):
             pass
         assert copies(cache) == set()
-    with cache.open(open_checkpoint(uploaded.uri, ("A", 100))) as folder:
+    with cache.open(CheckpointFiles(open_checkpoint(uploaded.uri, ("A", 100)))) as folder:
         assert (folder / "model-0-of-2.safetensors").exists()
 
 
@@ -137,7 +142,7 @@ def test_a_checkpoint_removed_during_the_copy_is_not_used(
     s3: S3Bucket, uploaded: Checkpoint, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after_the_first_file(monkeypatch, lambda: s3.remove("A/step-100/model-1-of-2.safetensors"))
-    with pytest.raises(IncompleteCheckpoint) as caught, cache.open(uploaded):
+    with pytest.raises(IncompleteCheckpoint) as caught, cache.open(CheckpointFiles(uploaded)):
         pass
     assert caught.value.retryable
     assert copies(cache) == set()
@@ -149,13 +154,16 @@ def test_a_server_that_stops_during_the_copy_leaves_nothing_and_the_next_try_suc
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     after_the_first_file(monkeypatch, s3_server.stop)
     try:
-        with pytest.raises(BucketUnavailable, match="cannot be read just now") as caught, cache.open(uploaded):
+        with (
+            pytest.raises(BucketUnavailable, match="cannot be read just now") as caught,
+            cache.open(CheckpointFiles(uploaded)),
+        ):
             pass
     finally:
         s3_server.start()
     assert caught.value.retryable
     assert copies(cache) == set()
-    with cache.open(uploaded) as folder:
+    with cache.open(CheckpointFiles(uploaded)) as folder:
         assert softprompt.open_checkpoint(str(folder))
 
 
@@ -163,26 +171,26 @@ def test_what_a_dead_process_left_is_cleared_away(uploaded: Checkpoint, cache: C
     for name in (f"half-{uploaded.fingerprint}-100", "half-0123456789abcdef-999999999999999"):
         (cache.root / name).mkdir(parents=True)
         (cache.root / name / "model.safetensors").write_bytes(b"half")
-    with cache.open(uploaded):
+    with cache.open(CheckpointFiles(uploaded)):
         assert copies(cache) == {uploaded.fingerprint}
 
 
 def test_a_copy_that_was_cut_is_made_again(uploaded: Checkpoint, cache: Cache) -> None:
-    with cache.open(uploaded) as folder:
+    with cache.open(CheckpointFiles(uploaded)) as folder:
         shard = folder / "model-1-of-2.safetensors"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:100])
-    with cache.open(uploaded):
+    with cache.open(CheckpointFiles(uploaded)):
         assert shard.read_bytes() == whole
 
 
 def test_the_copy_used_longest_ago_makes_room(s3: S3Bucket, tmp_path: Path, cache: Cache) -> None:
     a, b, c = (upload(s3, tmp_path, variant) for variant in "ABC")
     for age, checkpoint in enumerate((b, a)):
-        with cache.open(checkpoint) as folder:
+        with cache.open(CheckpointFiles(checkpoint)) as folder:
             size = num_bytes(folder)
         os.utime(cache.root / ".locks" / checkpoint.fingerprint, (age, age))
-    with Cache(cache.folder, limit_gb=2.5 * size / 1e9).open(c):
+    with Cache(cache.folder, limit_gb=2.5 * size / 1e9).open(CheckpointFiles(c)):
         assert copies(cache) == {a.fingerprint, c.fingerprint}
 
 
@@ -195,20 +203,26 @@ def test_a_copy_in_use_by_another_process_stays_until_that_process_dies(
         assert holder.stdout
         folder = Path(holder.stdout.readline().strip())
         small = Cache(cache.folder, limit_gb=1.5 * num_bytes(folder) / 1e9)
-        with pytest.raises(CacheUnavailable, match="in use by other evaluations") as caught, small.open(b):
+        with (
+            pytest.raises(CacheUnavailable, match="in use by other evaluations") as caught,
+            small.open(CheckpointFiles(b)),
+        ):
             pass
         assert caught.value.retryable
         assert copies(cache) == {folder.name}
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
-    with small.open(b):
+    with small.open(CheckpointFiles(b)):
         assert copies(cache) == {b.fingerprint}
 
 
 def test_a_checkpoint_larger_than_the_whole_cache_is_said(uploaded: Checkpoint, cache: Cache) -> None:
     small = Cache(cache.folder, limit_gb=1e-6)
-    with pytest.raises(CacheUnavailable, match=r"needs .* GB in .*, whose limit is 1e-06 GB"), small.open(uploaded):
+    with (
+        pytest.raises(CacheUnavailable, match=r"needs .* GB in .*, whose limit is 1e-06 GB"),
+        small.open(CheckpointFiles(uploaded)),
+    ):
         pass
     assert copies(cache) == set()
 
@@ -217,7 +231,7 @@ def test_many_at_once_make_one_copy(uploaded: Checkpoint, cache: Cache, download
     found: list[Path] = []
 
     def use() -> None:
-        with cache.open(uploaded) as folder:
+        with cache.open(CheckpointFiles(uploaded)) as folder:
             found.append(folder)
 
     threads = [threading.Thread(target=use) for _ in range(4)]
@@ -232,7 +246,7 @@ def test_many_at_once_make_one_copy(uploaded: Checkpoint, cache: Cache, download
 def test_other_peoples_files_in_the_folder_are_let_be(uploaded: Checkpoint, cache: Cache) -> None:
     (cache.root / "thesis").mkdir(parents=True)
     (cache.root / "thesis" / "chapter").write_bytes(bytes(10_000))
-    with Cache(cache.folder, limit_gb=1e-5).open(uploaded):
+    with Cache(cache.folder, limit_gb=1e-5).open(CheckpointFiles(uploaded)):
         assert copies(cache) == {"thesis", uploaded.fingerprint}
 
 
@@ -240,12 +254,12 @@ FULL_DISK = """
 mount -t tmpfs -o size=200k none {folder} && exec {python} -c '
 import sys
 from pathlib import Path
-from softprompt.cache import Cache
+from softprompt.cache import Cache, open_locally
 from softprompt.checkpoints import open_checkpoint
 from softprompt.errors import CacheUnavailable
 cache = Cache(Path(sys.argv[2]))
 try:
-    with cache.open(open_checkpoint(sys.argv[1])):
+    with open_locally(open_checkpoint(sys.argv[1]), cache):
         pass
 except CacheUnavailable as error:
     print(error.retryable, [entry.name for entry in cache.root.iterdir()], error)
@@ -275,7 +289,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(s3: S3Bucket, tmp_path: 
 def test_a_cache_that_cannot_be_written_is_one_sentence(uploaded: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     spoilt = Cache(tmp_path / "file")
-    with pytest.raises(CacheUnavailable, match=r"cannot be written .*in SOFTPROMPT_CACHE"), spoilt.open(uploaded):
+    with (
+        pytest.raises(CacheUnavailable, match=r"cannot be written .*in SOFTPROMPT_CACHE"),
+        spoilt.open(CheckpointFiles(uploaded)),
+    ):
         pass
 
 
@@ -298,3 +315,25 @@ def test_a_checkpoint_is_evaluated_from_s3(
     assert remote.outcomes == local.outcomes
     assert remote.provenance["checkpoint"] == uri
     assert len(copies(Cache(tmp_path / "cache"))) == 1
+
+
+def test_a_tokenizer_is_read_from_s3_without_the_weights_beside_it(
+    s3: S3Bucket, tiny_checkpoint: Path, cache: Cache, tmp_path: Path, downloads: list[str]
+) -> None:
+    """And a missing or broken one is the study's mistake: no checkpoint is marked as failed for it."""
+    bare = tmp_path / "step-100"
+    shutil.copytree(tiny_checkpoint, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    checkpoint, resources = open_checkpoint(str(bare)), Resources(device="cpu")
+    uri = s3.upload(tiny_checkpoint, "base")
+    for _ in range(2):
+        model = load_model(checkpoint, resources, uri, cache)
+        assert model.encode("Oslo") == load_model(open_checkpoint(str(tiny_checkpoint)), resources).encode("Oslo")
+    assert {"tokenizer.json", "tokenizer_config.json"} <= set(downloads)
+    assert "model.safetensors" not in downloads
+    assert len(downloads) == len(set(downloads))
+    with pytest.raises(BadStudy, match=f"There is no tokenizer at {s3.url}/elsewhere; correct `tokenizer`"):
+        load_model(checkpoint, resources, f"{s3.url}/elsewhere", cache)
+    s3.write("base/tokenizer.json", b"{")
+    for place in (uri, str(bare)):
+        with pytest.raises(BadStudy, match=f"The tokenizer {place} cannot be loaded"):
+            load_model(checkpoint, resources, place, cache)

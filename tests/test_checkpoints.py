@@ -19,7 +19,8 @@ LAYOUT = "{variant}/step-{step}"
 def write_checkpoint(folder: Path, value: float = 1.0, *, num_shards: int = 1, metadata: Any = None) -> Path:
     """The smallest folder in the Hugging Face layout, all weights `value`."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
     if num_shards == 1:
         save_file({"weight": np.full(100, value, np.float32)}, folder / "model.safetensors")
     else:

@@ -19,11 +19,12 @@ from conftest import WORDINGS, capital_rows
 from safetensors.numpy import load_file
 
 from softprompt.checkpoints import open_checkpoint
-from softprompt.errors import BadBenchmark, BadStudy, JobFailed
+from softprompt.errors import BadBenchmark, BadStudy, JobCancelled, JobFailed
 from softprompt.protocol import Protocol, Resources
 from softprompt.request import Request
 from softprompt.result import Result
 from tasks.children import run_worker
+from tasks.interruption import interruptible
 from tasks.slots import slot
 
 BENCHMARK = """
@@ -200,3 +201,40 @@ def test_a_slot_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None
 def test_devices_that_cannot_be_shared_out_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(BadStudy, match=message):
         Resources(**settings)
+
+
+def test_what_waits_in_a_thread_ends_when_its_flow_is_interrupted(job: Request, tmp_path: Path) -> None:
+    endless = replace(job, protocol=replace(job.protocol, num_steps=100_000))
+    resources = Resources()
+    caught: list[JobCancelled] = []
+
+    def run(wait: Callable[[], object]) -> None:
+        try:
+            wait()
+        except JobCancelled as error:
+            caught.append(error)
+
+    def wait_for_a_slot() -> None:
+        with slot(str(tmp_path), resources):
+            pass
+
+    begun = threading.Event()
+
+    def flow() -> None:
+        with interruptible():
+            for thread in threads:
+                thread.start()
+            assert begun.wait(120)
+            raise KeyboardInterrupt
+
+    with slot(str(tmp_path), resources):
+        waits = [wait_for_a_slot, lambda: run_worker(endless, tmp_path / "out", on_line=lambda _: begun.set())]
+        threads = [threading.Thread(target=run, args=[wait]) for wait in waits]
+        with pytest.raises(KeyboardInterrupt):
+            flow()
+        for thread in threads:
+            thread.join(60)
+    assert len(caught) == 2
+    assert not is_running(tmp_path / "out")
+    with interruptible():
+        wait_for_a_slot()

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 import yaml
-from s3 import S3Bucket
+from s3 import S3Bucket, S3Server, free_ports
 from studies import make_study
 
 from softprompt.study import Study
@@ -24,6 +25,12 @@ from tasks.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_S = 240
+SLOTS = """
+[resources]
+devices = ["0", "1", "2", "3", "4", "5"]
+device = "cpu"
+"""
+"""More than one, or those who reach for the same job would queue for a slot and never meet at its claim."""
 
 
 def prefect(*arguments: str, environment: dict[str, str]) -> str:
@@ -40,22 +47,50 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
         time.sleep(1)
 
 
-def num_completed(api: str, flow: str) -> int:
-    wanted = {"flows": {"name": {"any_": [flow]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-    return int(requests.post(f"{api}/flow_runs/count", json=wanted, timeout=30).json())
+@dataclass(frozen=True)
+class Cluster:
+    """A Prefect server with the deployments of prefect.yaml and a worker on them."""
+
+    study: Path
+    """On S3."""
+    environment: dict[str, str]
+
+    @property
+    def api(self) -> str:
+        return self.environment["PREFECT_API_URL"]
+
+    def flow_runs(self, flow: str) -> list[dict[str, Any]]:
+        wanted = {"flows": {"name": {"any_": [flow]}}}
+        return requests.post(f"{self.api}/flow_runs/filter", json=wanted, timeout=60).json()
+
+    def num_runs(self, flow: str, *states: str) -> int:
+        return sum(run["state_type"] in states for run in self.flow_runs(flow))
+
+    def prefect(self, *arguments: str) -> str:
+        return prefect(*arguments, environment=self.environment)
+
+    def finished(self) -> list[tuple[int, str]]:
+        jobs = Tracker(Study.read(self.study)).ledger.finished().values()
+        return sorted((job.step, job.benchmark) for job in jobs)
 
 
-@pytest.fixture
-def cluster(tmp_path: Path, s3: S3Bucket) -> Iterator[tuple[Path, dict[str, str]]]:
-    """(study, environment) of a server with the deployments of prefect.yaml and a worker on them."""
-    study = make_study(tmp_path / "study")
-    study.write_text(study.read_text().replace('bucket = "bucket"', f'bucket = "{s3.url}"'))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+@pytest.fixture(scope="module")
+def bucket(s3_server: S3Server) -> Iterator[S3Bucket]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment.items():
+            patch.setenv(name, value)
+        yield s3_server.new_place()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, bucket: S3Bucket) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    study = make_study(folder / "study")
+    study.write_text(study.read_text().replace('bucket = "bucket"', f'bucket = "{bucket.url}"') + SLOTS)
+    (port,) = free_ports(1)
     environment = {
         **os.environ,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_LOGGING_TO_API_ENABLED": "true",
         "SOFTPROMPT_HOME": str(ROOT),
@@ -64,7 +99,7 @@ def cluster(tmp_path: Path, s3: S3Bucket) -> Iterator[tuple[Path, dict[str, str]
     processes = []
 
     def start(*arguments: str) -> None:
-        with (tmp_path / f"{arguments[0]}.log").open("w") as output:
+        with (folder / f"{arguments[0]}.log").open("w") as output:
             command = [sys.executable, "-m", "prefect", *arguments]
             processes.append(
                 subprocess.Popen(
@@ -82,50 +117,100 @@ def cluster(tmp_path: Path, s3: S3Bucket) -> Iterator[tuple[Path, dict[str, str]
         prefect("work-pool", "create", "softprompt", "--type", "process", environment=environment)
         prefect("deploy", "--all", "--no-prompt", environment=environment)
         start("worker", "start", "--pool", "softprompt")
-        yield study, environment
+        yield Cluster(study, environment)
     finally:
         for process in reversed(processes):
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
+WAITS_FOR_GO = """
+import os, time
+from pathlib import Path
+
+def waiting(row, example=to_example):
+    with (Path(__file__).parent / "computed_by").open("a") as file:
+        file.write(f"{os.getpid()}\\n")
+    while not (Path(__file__).parent / "go").exists():
+        time.sleep(0.1)
+    return example(row)
+
+BENCHMARK = dataclasses.replace(BENCHMARK, to_example=waiting)
+"""
+
+
 @pytest.mark.slow
-def test_a_checkpoint_named_by_hand_by_event_and_by_schedule_has_one_result(
-    cluster: tuple[Path, dict[str, str]], s3: S3Bucket, tiny_checkpoint: Path
+def test_a_checkpoint_named_by_hand_by_event_and_by_schedule_at_once_has_one_result(
+    cluster: Cluster, bucket: S3Bucket, tiny_checkpoint: Path
 ) -> None:
-    study, environment = cluster
-    api = environment["PREFECT_API_URL"]
-    uri = s3.upload(tiny_checkpoint, "A/step-100")
-
-    def finished() -> set[tuple[int, str]]:
-        return {(job.step, job.benchmark) for job in Tracker(Study.read(study)).ledger.finished().values()}
-
-    by_hand = ("deployment", "run", "evaluate-checkpoint/by-hand", "-p", f"checkpoint={uri}", "--watch")
-    prefect(*by_hand, environment=environment)
-    results = Tracker(Study.read(study)).results()
-    assert [(r.variant, r.step, r.benchmark) for r in results] == [("A", 100, "capitals"), ("A", 100, "sums")]
-
+    """Whoever claims the jobs first is held up until all three are there."""
+    own = cluster.study.parent / "own"
+    (own / "sums.py").write_text("import dataclasses\n" + (own / "sums.py").read_text() + WAITS_FOR_GO)
+    uri = bucket.upload(tiny_checkpoint, "A/step-100")
+    cluster.prefect("deployment", "schedule", "create", "watch-checkpoints/scheduled", "--interval", "30")
+    cluster.prefect("deployment", "run", "evaluate-checkpoint/by-hand", "-p", f"checkpoint={uri}")
     announce = [sys.executable, "-m", "flows.cli", "announce", uri]
-    subprocess.run(announce, cwd=ROOT, env=environment, check=True, timeout=PATIENCE_S)
-    wait_for(lambda: num_completed(api, "evaluate-checkpoint") == 2, "the run that the event starts")
-    assert Tracker(Study.read(study)).results() == results
+    subprocess.run(announce, cwd=ROOT, env=cluster.environment, check=True, timeout=PATIENCE_S)
+    wait_for(lambda: cluster.num_runs("evaluate-checkpoint", "RUNNING", "COMPLETED") >= 2, "event and hand")
+    wait_for(lambda: cluster.num_runs("watch-checkpoints", "RUNNING", "COMPLETED") >= 1, "the schedule")
+    wait_for((own / "computed_by").exists, "the first claim")
+    assert cluster.finished() in ([], [(100, "capitals")])
+    (own / "go").touch()
+    wait_for(lambda: cluster.num_runs("evaluate-checkpoint", "COMPLETED") >= 2, "the end of event and hand")
+    wait_for(lambda: cluster.num_runs("watch-checkpoints", "COMPLETED") >= 1, "the end of the schedule's run")
+    cluster.prefect("deployment", "schedule", "clear", "watch-checkpoints/scheduled", "--accept-yes")
 
-    s3.upload(tiny_checkpoint, "A/step-200")
-    every_half_minute = ("schedule", "create", "watch-checkpoints/scheduled", "--interval", "30")
-    prefect("deployment", *every_half_minute, environment=environment)
-    wait_for(lambda: num_completed(api, "watch-checkpoints") > 0, "a run that the schedule starts")
-    assert finished() == {(step, benchmark) for step in (100, 200) for benchmark in ("capitals", "sums")}
-    kept = [result for result in Tracker(Study.read(study)).results() if result.step == 100]
-    assert kept == results
+    assert cluster.finished() == [(100, "capitals"), (100, "sums")]
+    assert len(set((own / "computed_by").read_text().split())) == 1
+    store = Tracker(Study.read(cluster.study)).store
+    for benchmark in ("capitals", "sums"):
+        assert len(store.client.get_metric_history(store.run_id("A"), f"accuracy/{benchmark}")) == 1
 
-    s3.upload(tiny_checkpoint, "A/step-300")
+
+@pytest.mark.slow
+def test_a_back_fill_and_a_ranking_by_hand(cluster: Cluster, bucket: S3Bucket, tiny_checkpoint: Path) -> None:
+    bucket.upload(tiny_checkpoint, "B/step-300")
     steps = ("-p", "first_step=300", "-p", "last_step=300")
-    prefect("deployment", "run", "backfill-checkpoints/by-hand", *steps, "--watch", environment=environment)
-    wait_for(lambda: {step for step, _ in finished()} == {100, 200, 300}, "the third step, by whom it may be")
+    cluster.prefect("deployment", "run", "backfill-checkpoints/by-hand", *steps, "--watch")
+    assert [job for job in cluster.finished() if job[0] == 300] == [(300, "capitals"), (300, "sums")]
+    cluster.prefect("deployment", "run", "rank-variants/by-hand", "--watch")
 
+
+@pytest.mark.slow
+def test_a_run_that_is_cancelled_ends_its_processes_and_its_claim(
+    cluster: Cluster, bucket: S3Bucket, tiny_checkpoint: Path
+) -> None:
+    uri = bucket.upload(tiny_checkpoint, "C/step-100")
+    endless = cluster.study.with_name("endless.toml")
+    text = re.sub(r"num_steps = \d+", "num_steps = 1000000", cluster.study.read_text())
+    endless.write_text(text.replace('name = "toy"', 'name = "endless"'))
+    study = Study.read(endless)
+    parameters = ("-p", f"checkpoint={uri}", "-p", f"study={endless}")
+    cluster.prefect("deployment", "run", "evaluate-checkpoint/by-hand", *parameters)
+
+    def claims() -> list[str]:
+        store = Tracker(study).store
+        return [tag for tag in store.client.get_experiment(store.experiment_id).tags if tag.startswith("claim.")]
+
+    def num_children() -> int:
+        found = subprocess.run(["pgrep", "-fc", f"softprompt.worker .* {study.home}/"], capture_output=True, text=True)
+        return int(found.stdout)
+
+    wait_for(lambda: num_children() == 2, "a process for each benchmark")
+    assert len(claims()) == 2
+    (run,) = (run for run in cluster.flow_runs("evaluate-checkpoint") if run["parameters"]["study"] == str(endless))
+    cluster.prefect("flow-run", "cancel", run["id"])
+    wait_for(lambda: not num_children(), "the end of the processes")
+    wait_for(lambda: cluster.num_runs("evaluate-checkpoint", "CANCELLED") == 1, "the end of the run")
+    assert claims() == []
+    assert Tracker(study).ledger.finished() == {}  # a cancelled job has not failed
+
+
+@pytest.mark.slow
+def test_a_server_takes_the_work_pool_templates(cluster: Cluster) -> None:
     for kind in ("docker", "kubernetes"):
         template = ("--base-job-template", f"deployments/{kind}.json")
-        prefect("work-pool", "create", kind, "--type", kind, *template, environment=environment)
+        cluster.prefect("work-pool", "create", kind, "--type", kind, *template)
 
 
 def declared_deployments() -> dict[str, dict[str, Any]]:

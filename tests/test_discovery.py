@@ -1,22 +1,24 @@
-"""What a poll looks into: the unfinished, the newest, and in turn everything else."""
+"""What a poll looks into: the unfinished and, once an hour, the newest and in turn everything else."""
 
 import dataclasses
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiobotocore.httpsession import AIOHTTPSession
 from prefect.logging import disable_run_logger
 from s3 import S3Bucket
 from studies import make_study
 from test_checkpoints import write_checkpoint
 
-from softprompt.checkpoints import Checkpoint, Folder
-from softprompt.errors import BucketUnavailable
+from softprompt.checkpoints import Checkpoint, Folder, discover
+from softprompt.errors import BucketUnavailable, IncompleteCheckpoint
 from softprompt.study import Study
-from tasks.discovery import NUM_SLOTS, SLOT_S, find_pending, settled, worth_a_look
-from tasks.ledger import Finished
-
-DAY_S = 24 * 3600
+from tasks.discovery import find_pending, jobs_of, settled, worth_a_look
+from tasks.ledger import Finished, Ledger
+from tasks.second_looks import HOUR_S, SecondLook
 
 
 @pytest.fixture(scope="module")
@@ -52,25 +54,91 @@ def test_settled_is_what_every_benchmark_has_finished_under_this_protocol(study:
         assert settled(study, [capitals, finished(study, **other)]) == set()
 
 
-def test_what_is_settled_and_old_is_left_alone() -> None:
+def look(study: Study, found: list[Folder], hour: float, unsettled: int | None = None) -> list[int]:
+    """Steps that a poll at this hour describes, if all are settled but one and none of them needs an evaluation."""
+    again = SecondLook(study, now_s=hour * HOUR_S)
+    everything = {(folder.variant, folder.step) for folder in found if folder.step != unsettled}
+    steps = [folder.step for folder in worth_a_look(found, everything, again)]
+    again.done()
+    return steps
+
+
+def test_settled_checkpoints_are_looked_into_once_an_hour_the_newest_each_time(study: Study) -> None:
     found = folders("A", *range(200))
-    seen = worth_a_look(found, {("A", step) for step in range(200)}, now_s=0)
-    assert [folder.step for folder in seen[:3]] == [199, 198, 197]
-    assert len(seen) < 10
-    assert worth_a_look(found, {("A", step) for step in range(200) if step != 50}, now_s=0) != seen
+    first = look(study, found, hour=1000)
+    assert first[:3] == [199, 198, 197]
+    assert len(first) < 20
+    assert look(study, found, hour=1000.9) == []
+    assert look(study, found, hour=1000.9, unsettled=50) == [50]
+    second = look(study, found, hour=1001)
+    assert second[:3] == first[:3]
+    assert not set(first[3:]) & set(second[3:])
+    assert look(study, found, hour=900)  # a clock was set back
 
 
-def test_the_newest_steps_come_first_over_all_variants() -> None:
-    found = worth_a_look([*folders("A", 1, 3), *folders("B", 2, 3)], set(), now_s=0)
+def finish_all(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the ledger say that every checkpoint as it lies there now is finished."""
+    checkpoints = discover(study.bucket, study.layout).checkpoints
+    done = {
+        job.key: finished(study, step=c.step, benchmark=job.benchmark.name)
+        for c in checkpoints
+        for job in jobs_of(study, c)
+    }
+    monkeypatch.setattr(Ledger, "finished", lambda _: done)
+
+
+def test_overwritten_weights_are_found_an_hour_later_and_until_they_are_evaluated(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_checkpoint(Path(study.bucket) / "A" / "step-1")
+    finish_all(study, monkeypatch)
+    assert pending(study) == []
+    os.utime(folder / "model.safetensors", (1, 1))
+    assert pending(study) == []
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + HOUR_S)
+    (found,) = pending(study)
+    assert pending(study) == [found]
+    assert pending(study, tried=frozenset({found.fingerprint})) == []  # its evaluation failed: after another hour
+
+
+@pytest.mark.parametrize("interval_h", [1 / 12, 0.9, 1, 5, 24, 100])
+def test_every_settled_checkpoint_has_its_turn_each_day_whatever_the_interval(study: Study, interval_h: float) -> None:
+    found = folders("A", *range(200))
+    hours = [1000 + i * interval_h for i in range(2 + int(24 / interval_h))]
+    polls = {hour: look(study, found, hour) for hour in hours}
+    assert {step for poll in polls.values() for step in poll} == set(range(200))
+    assert len(polls[hours[0]]) < 20
+
+
+def test_a_poll_with_nothing_new_costs_the_listing_alone(
+    s3: S3Bucket, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests: list[str] = []
+    send = AIOHTTPSession.send
+
+    async def counted(self: AIOHTTPSession, request: Any) -> Any:
+        requests.append(f"{request.method} {request.url}")
+        return await send(self, request)
+
+    on_s3 = dataclasses.replace(study, bucket=s3.url)
+    whole = write_checkpoint(tmp_path / "whole")
+    for step in (1, 2, 3):
+        s3.upload(whole, f"A/step-{step}")
+    finish_all(on_s3, monkeypatch)
+    assert pending(on_s3) == []  # this hour's second look
+    monkeypatch.setattr(AIOHTTPSession, "send", counted)
+    assert pending(on_s3) == []
+    assert len(requests) == 2  # the variants, and the steps of the one there is
+    assert all("delimiter" in request for request in requests)
+    s3.upload(whole, "A/step-4")
+    assert [checkpoint.step for checkpoint in pending(on_s3)] == [4]
+
+
+def test_the_newest_steps_come_first_over_all_variants(study: Study) -> None:
+    both = [*folders("A", 1, 3), *folders("B", 2, 3)]
+    found = worth_a_look(both, set(), SecondLook(study, now_s=0))
     assert [(folder.step, folder.variant) for folder in found] == [(3, "A"), (3, "B"), (2, "B"), (1, "A")]
-
-
-@pytest.mark.parametrize("interval_s", [SLOT_S, 3600, DAY_S])
-def test_every_settled_checkpoint_has_its_turn_whatever_the_interval(interval_s: int) -> None:
-    found, everything = folders("A", *range(200)), {("A", step) for step in range(200)}
-    polls = [worth_a_look(found, everything, now_s=i * interval_s) for i in range(NUM_SLOTS)]
-    assert {folder.step for poll in polls for folder in poll} == set(range(200))
-    assert max(len(poll) for poll in polls) < 10
 
 
 def pending(study: Study, **arguments: Any) -> list[Checkpoint]:
@@ -98,6 +166,15 @@ def test_a_checkpoint_that_is_no_good_hides_no_other(s3: S3Bucket, study: Study,
     assert pending(dataclasses.replace(on_s3, marker="STABLE")) == []
     s3.write("A/step-1/STABLE")
     assert len(pending(dataclasses.replace(on_s3, marker="STABLE", settle_s=3600.0))) == 1
+
+
+def test_a_checkpoint_waits_for_its_tokenizer_unless_the_study_has_one(study: Study) -> None:
+    folder = write_checkpoint(Path(study.bucket) / "A" / "step-5")
+    (folder / "tokenizer.json").unlink()
+    assert pending(study) == []
+    with pytest.raises(IncompleteCheckpoint, match=r"has no tokenizer \(yet\); if it never gets one, name one as"):
+        study.locate(str(folder))
+    assert len(pending(dataclasses.replace(study, tokenizer="elsewhere"))) == 1
 
 
 def test_a_store_that_is_away_is_no_empty_bucket(s3: S3Bucket, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_mlflow_holds_a_run_per_variant_with_metrics_along_the_training_step(
     from mlflow import MlflowClient
 
     study = make_study(tmp_path, tiny_checkpoint)
-    watch_checkpoints(str(study))
+    evaluate_checkpoint(str(study), f"{tmp_path}/bucket/A/step-100")
     declared = Study.read(study)
     client = MlflowClient(tracking_uri=declared.mlflow_uri)
     experiment = client.get_experiment_by_name("toy")
@@ -147,6 +147,8 @@ def test_overwritten_weights_are_evaluated_again(tmp_path: Path, tiny_checkpoint
     tensors = load_file(weights)
     tensors["model.norm.weight"] *= 1.5
     save_file(tensors, weights, metadata={"format": "pt"})
+    for looked_again in (tmp_path / ".softprompt").glob("looked-again-*"):  # as if that were an hour ago
+        looked_again.unlink()
     watch_checkpoints(str(study))
     assert len(computed) == 4
     assert len(Tracker(Study.read(study)).results()) == 2

@@ -309,3 +309,21 @@ def test_an_mlflow_server_that_stops_while_a_result_is_logged_loses_and_doubles_
         assert [result.job_key for result in tracker.results()] == [mine.key]
     finally:
         server.stop()
+
+
+def test_an_entry_that_the_copy_misses_is_found_by_the_look_that_takes_its_checkpoint_for_unfinished(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's clock is set back, so that what it writes from now on seems to be old."""
+    log(study, job(study))
+    ledger, late = Tracker(study).ledger, job(study, step=200)
+    assert ledger.finished().keys() == {job(study).key}
+    real = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() - 600)
+        log(study, late)
+    assert late.key not in ledger.finished()
+    ledger.check_copy(ledger.finished_of(job(study).checkpoint))
+    assert late.key not in ledger.finished()  # nothing was amiss with the checkpoint that was asked about
+    ledger.check_copy(ledger.finished_of(late.checkpoint))
+    assert ledger.finished().keys() == {job(study).key, late.key}
