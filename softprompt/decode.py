@@ -53,8 +53,10 @@ def answer(
     micro_batches = MicroBatches(model.devices, micro_batch)
 
     def work(chunk: Sequence[int]) -> list[tuple[Generation, list[float]]]:
+        chosen = [candidates[i] if candidates else [] for i in chunk]
+        num_more = max([max_new_tokens, *(len(ids) for found in chosen for ids in found)])
         with meter("prefill"):
-            batch = prefill.batch([prompts[i] for i in chunk], vectors_SPD, max_new_tokens)
+            batch = prefill.batch([prompts[i] for i in chunk], vectors_SPD, num_more)
             meter.count(model, batch.num_tokens, len(chunk))
             logits_B1V, cache = model.forward(
                 inputs_embeds=batch.embeds_BTD, mask_BT=batch.mask_BT, cache=batch.cache, num_logits=1
@@ -62,7 +64,6 @@ def answer(
         scores: list[list[float]] = [[] for _ in chunk]
         if candidates is not None:
             with meter("score"):
-                chosen = [candidates[i] for i in chunk]
                 scores = _score(prefill, cache, batch.mask_BT, logits_B1V[:, 0], chosen, micro_batches)
         with meter("decode"):
             generations = _generate(prefill, cache, batch.mask_BT, logits_B1V[:, 0], stop, max_new_tokens)
@@ -131,6 +132,7 @@ def _score(
     first_BV = logits_BV.float().log_softmax(-1)
     scores = [[first_BV[row, ids[0]].item() for ids in found] for row, found in enumerate(candidates)]
     rest = [(row, i, ids) for row, found in enumerate(candidates) for i, ids in enumerate(found) if len(ids) > 1]
+    rest.sort(key=lambda candidate: len(candidate[2]))  # little padding
 
     def work(chunk: Sequence[Candidate]) -> list[tuple[Candidate, float]]:
         rows = torch.tensor([row for row, _, _ in chunk], device=model.device)

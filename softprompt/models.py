@@ -113,7 +113,9 @@ class LanguageModel:
 
     @functools.cached_property
     def window(self) -> float:
-        """How many positions the layer that sees least looks back."""
+        """How many positions the layer that sees least looks back; 0 if the network takes columns for positions (MPT)."""
+        if "position_ids" not in self.forward_names:
+            return 0
         config = self.network.config.get_text_config()
         limits = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
         return min(filter(None, limits), default=math.inf)
@@ -174,7 +176,8 @@ class LanguageModel:
         if "position_ids" in self.forward_names:
             arguments["position_ids"] = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -num_new:]
         if "logits_to_keep" in self.forward_names:
-            arguments["logits_to_keep"] = num_logits
+            # As indices, since of a slice, which is strided, the output layer would make one product for each row.
+            arguments["logits_to_keep"] = torch.arange(num_new - num_logits, num_new, device=self.device)
         if cache is not None:
             arguments[self.cache_name] = cache
         output = self.network(**arguments)

@@ -1,11 +1,12 @@
 """Batches of prompts, with the beginnings that they share read only once (prefix caching).
 
-All seeds and steps of `cue` share a benchmark's questions, zero-shot shares them too, and all few-shot prompts share
-their solved examples. Shapes: B rows, T positions, D width, H heads, K a head's width, S seeds, P vectors.
+All seeds and steps of `cue` share a benchmark's questions, zero-shot shares them too, all few-shot prompts share their
+solved examples, and a batch of `prefix` its vectors. Shapes: B rows, A rows with different heads, T positions, D width,
+H attention heads, K a head's width, S seeds, P vectors.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,11 @@ from softprompt.prompt import TOKEN, Prompt
 
 Head = tuple[int, ...]
 KeysAndValues = list[tuple[Tensor, Tensor]]
-"""By layer: keys and values of one head, (H, T, K) each, no padding."""
+"""By layer: keys and values; of one head (H, T, K) each, no padding."""
+
+POSITIONS_OF_A_PASS = defaultdict(lambda: 512, {"cuda": 16_384})
+"""Of heads, by kind of device. More would bring padding and no speed: one core's products reach their full rate from 96
+rows on; a GPU needs thousands."""
 
 SHARE_OF_MEMORY = 0.25
 """Of what is free on the model's device when a job starts, at most so much holds keys and values of heads."""
@@ -54,23 +59,20 @@ class Prefill:
         """Whether no prompt with a head had to be read whole so far."""
 
     def batch(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None, num_more: int = 0) -> Batch:
-        """Gradients flow to `vectors_SPD`, never into a head.
+        """Gradients flow to `vectors_SPD`, also through heads that hold vectors.
 
         Args:
             num_more: most positions that will follow the prompts.
         """
-        tails = list(prompts)
-        heads: list[Head] = []
-        if any(prompt.num_head for prompt in prompts):
-            if self._can_share(prompts, num_more):
-                heads, tails = [prompt.head for prompt in prompts], [prompt.tail for prompt in prompts]
-            else:
-                self.shares_all = False
+        has_heads = any(prompt.num_head for prompt in prompts)
+        if not (has_heads and self._can_share(prompts, num_more)):
+            self.shares_all &= not has_heads
+            embeds_BTD, mask_BT = self.embed_prompts(prompts, vectors_SPD)
+            return Batch(embeds_BTD, mask_BT, None, sum(map(len, prompts)))
+        tails = [prompt.tail for prompt in prompts]
         embeds_BTD, mask_BT = self.embed_prompts(tails, vectors_SPD)
-        if not heads:
-            return Batch(embeds_BTD, mask_BT, None, sum(map(len, tails)))
-        mask = torch.cat([self._padded(([1] * len(head) for head in heads), 0), mask_BT], dim=1)
-        return Batch(embeds_BTD, mask, self._cache(heads), sum(map(len, tails)))
+        cache, head_mask_BT = self._cache([prompt.head for prompt in prompts], vectors_SPD)
+        return Batch(embeds_BTD, torch.cat([head_mask_BT, mask_BT], dim=1), cache, sum(map(len, tails)))
 
     def _can_share(self, prompts: Sequence[Prompt], num_more: int) -> bool:
         """A recurrent model's state cannot be continued by many tokens at once. And where layers look back through a
@@ -92,15 +94,30 @@ class Prefill:
         chosen_BTD = vectors_SPD[seeds_B1, slots_BT.clamp(min=0)].to(embeds_BTD.dtype)
         return torch.where((slots_BT != TOKEN)[..., None], chosen_BTD, embeds_BTD), mask_BT
 
-    def _cache(self, heads: Sequence[Head]) -> DynamicCache:
-        """A cache of one row for each head, left-padded."""
+    def _cache(self, heads: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[DynamicCache, Tensor]:
+        """A cache of one row for each head, left-padded, and its (B, T) mask. Heads that are alike are read once."""
+        place: dict[Hashable, int] = {}
+        places = [place.setdefault(_identity(head), len(place)) for head in heads]
+        alike = [heads[places.index(i)] for i in range(len(place))]
+        mask_AT = self._padded(([1] * len(head) for head in alike), 0)
+        if any(head.has_vectors for head in alike):
+            embeds_ATD, _ = self.embed_prompts(alike, vectors_SPD)
+            self.meter.count(self.model, sum(map(len, alike)), 0, backward=embeds_ATD.requires_grad)
+            _, cache = self.model.forward(inputs_embeds=embeds_ATD, mask_BT=mask_AT, cache=DynamicCache(), num_logits=1)
+            layers = [(layer.keys, layer.values) for layer in cache.layers]
+        else:
+            layers = self._padded_keys_and_values([tuple(head.ids) for head in alike])
+        rows_B = torch.tensor(places, device=self.model.device)
+        return DynamicCache([(_rows(keys, rows_B), _rows(values, rows_B)) for keys, values in layers]), mask_AT[rows_B]
+
+    def _padded_keys_and_values(self, heads: Sequence[Head]) -> KeysAndValues:
+        """By layer: (A, H, T, K) each, one row for each head, left-padded."""
         found = self._keys_and_values(heads)
         length = max(map(len, heads))
-        by_layer = [
-            tuple(_left_padded(rows, length) for rows in zip(*layers, strict=True))
-            for layers in zip(*(found[head] for head in heads), strict=True)
+        return [
+            (_left_padded([keys for keys, _ in layer], length), _left_padded([values for _, values in layer], length))
+            for layer in zip(*(found[head] for head in heads), strict=True)
         ]
-        return DynamicCache(by_layer)
 
     @torch.no_grad()
     def _keys_and_values(self, heads: Iterable[Head]) -> dict[Head, KeysAndValues]:
@@ -112,21 +129,33 @@ class Prefill:
                 found[head] = self._kept[head]
             else:
                 missing.append(head)
-        if missing:
-            self.meter.count(self.model, sum(map(len, missing)), len(missing))
+        for group in self._alike(missing):
+            self.meter.count(self.model, sum(map(len, group)), len(group))
             _, cache = self.model.forward(
-                input_ids=self._padded(missing, 0),
-                mask_BT=self._padded(([1] * len(head) for head in missing), 0),
+                input_ids=self._padded(group, 0),
+                mask_BT=self._padded(([1] * len(head) for head in group), 0),
                 cache=DynamicCache(),
                 num_logits=1,
             )
-            for row, head in enumerate(missing):
+            for row, head in enumerate(group):
                 found[head] = [
                     (layer.keys[row, :, -len(head) :].clone(), layer.values[row, :, -len(head) :].clone())
                     for layer in cache.layers
                 ]
                 self._keep(head, found[head])
         return found
+
+    def _alike(self, heads: Sequence[Head]) -> Iterator[list[Head]]:
+        """Cut into passes of like length, each of as many positions as pay."""
+        most = POSITIONS_OF_A_PASS[self.model.device.type]
+        group: list[Head] = []
+        for head in sorted(heads, key=len):
+            if group and len(head) * (len(group) + 1) > most:
+                yield group
+                group = []
+            group.append(head)
+        if group:
+            yield group
 
     def _keep(self, head: Head, kv: KeysAndValues) -> None:
         self._kept[head] = kv
@@ -140,6 +169,18 @@ class Prefill:
         rows = list(rows)
         length = max(map(len, rows))
         return torch.tensor([[filling] * (length - len(row)) + list(row) for row in rows], device=self.model.device)
+
+
+def _identity(head: Prompt) -> Hashable:
+    """Equal for heads with the same keys and values."""
+    return (tuple(head.ids), tuple(head.slots), head.seed if head.has_vectors else None)
+
+
+def _rows(values_AHTK: Tensor, rows_B: Tensor) -> Tensor:
+    """Rows (B, H, T, K), copied only if they differ."""
+    if values_AHTK.shape[0] == 1:
+        return values_AHTK.expand(len(rows_B), -1, -1, -1)
+    return values_AHTK[rows_B.to(values_AHTK.device)]
 
 
 def _left_padded(rows_HTK: Sequence[Tensor], length: int) -> Tensor:

@@ -25,7 +25,7 @@ TOKEN = -1
 class Prompt:
     """Positions up to the answer: token ids, and for each position the number of the vector that stands there, or
     `TOKEN`. `seed` says which of the prompts tuned together the vectors come from. The first `num_head` positions are
-    tokens that other prompts begin with, too, so that reading them once is worth while. Where the gradient is
+    what other prompts begin with, too, so that reading them once is worth while. Where the gradient is
     truncated, the question behind the vectors in front ends before position `cue_start`; else that is 0."""
 
     ids: list[int]
@@ -38,8 +38,8 @@ class Prompt:
         return len(self.ids)
 
     @property
-    def head(self) -> tuple[int, ...]:
-        return tuple(self.ids[: self.num_head])
+    def head(self) -> "Prompt":
+        return self.part(0, self.num_head)
 
     @property
     def tail(self) -> "Prompt":
@@ -47,6 +47,10 @@ class Prompt:
 
     def part(self, start: int, end: int) -> "Prompt":
         return Prompt(self.ids[start:end], self.slots[start:end], self.seed)
+
+    @property
+    def has_vectors(self) -> bool:
+        return any(slot != TOKEN for slot in self.slots)
 
 
 class Placement:
@@ -92,7 +96,7 @@ class Placement:
                 *range(front, front + num_back),
             ],
             seed=seed,
-            num_head=0 if front else len(bos) + len(text_ids),
+            num_head=len(bos) + (front or len(text_ids)),
             cue_start=len(bos) + front + num_question if self.is_truncated else 0,
         )
 

@@ -14,6 +14,7 @@ heads, K a head's width.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,17 +25,19 @@ from softprompt.prefill import Batch, Prefill
 from softprompt.prompt import TOKEN, Prompt
 
 
-def truncated_batch(prefill: Prefill, prompts: Sequence[Prompt], vectors_SPD: Tensor) -> Batch:
+def truncated_batch(prefill: Prefill, prompts: Sequence[Prompt], vectors_SPD: Tensor, num_more: int) -> Batch:
     """As `Prefill.batch`, for prompts with a `cue_start`: everything before it is in the cache, and gradients flow to
     the vectors through their own keys and values alone."""
+    tails = [prompt.part(prompt.cue_start, len(prompt)) for prompt in prompts]
+    questions = [replace(prompt.part(0, prompt.cue_start), num_head=prompt.num_head) for prompt in prompts]
     with torch.no_grad():
-        constant, mask_BT = _read(prefill, [prompt.part(0, prompt.cue_start) for prompt in prompts], vectors_SPD)
+        constant, mask_BT = _read(prefill, questions, vectors_SPD, max(map(len, tails)) + num_more)
     fronts = {prompt.seed: _front(prompt) for prompt in prompts}
     moving, _ = _read(prefill, list(fronts.values()), vectors_SPD)
     row_of = {seed: row for row, seed in enumerate(fronts)}
     rows_B1 = torch.tensor([[row_of[prompt.seed]] for prompt in prompts], device=mask_BT.device)
 
-    place_BT = mask_BT.cumsum(1) - 1  # -1 at the padding, which comes first
+    place_BT = mask_BT.cumsum(1) - 1  # -1 at padding that comes first; what stands at any padding does not matter
     length = len(next(iter(fronts.values())))
     is_front_B1T1 = ((place_BT >= 0) & (place_BT < length))[:, None, :, None]
     place_BT = place_BT.clamp(0, length - 1)
@@ -50,7 +53,6 @@ def truncated_batch(prefill: Prefill, prompts: Sequence[Prompt], vectors_SPD: Te
             for own, read in zip(moving.layers, constant.layers, strict=True)
         ]
     )
-    tails = [prompt.part(prompt.cue_start, len(prompt)) for prompt in prompts]
     embeds_BTD, tail_mask_BT = prefill.embed_prompts(tails, vectors_SPD)
     return Batch(embeds_BTD, torch.cat([mask_BT, tail_mask_BT], dim=1), cache, sum(map(len, tails)))
 
@@ -60,9 +62,11 @@ def _front(prompt: Prompt) -> Prompt:
     return prompt.part(0, 1 + max(i for i, slot in enumerate(prompt.slots[: prompt.cue_start]) if slot != TOKEN))
 
 
-def _read(prefill: Prefill, prompts: Sequence[Prompt], vectors_SPD: Tensor) -> tuple[Any, Tensor]:
-    """Keys and values of prompts, left-padded, and their mask."""
-    embeds_BTD, mask_BT = prefill.embed_prompts(prompts, vectors_SPD)
-    prefill.meter.count(prefill.model, sum(map(len, prompts)), len(prompts), backward=embeds_BTD.requires_grad)
-    _, cache = prefill.model.forward(inputs_embeds=embeds_BTD, mask_BT=mask_BT, cache=DynamicCache(), num_logits=1)
-    return cache, mask_BT
+def _read(prefill: Prefill, prompts: Sequence[Prompt], vectors_SPD: Tensor, num_more: int = 0) -> tuple[Any, Tensor]:
+    """Keys and values of prompts, and their mask."""
+    batch = prefill.batch(prompts, vectors_SPD, num_more)
+    prefill.meter.count(prefill.model, batch.num_tokens, 0, backward=batch.embeds_BTD.requires_grad)
+    _, cache = prefill.model.forward(
+        inputs_embeds=batch.embeds_BTD, mask_BT=batch.mask_BT, cache=batch.cache or DynamicCache(), num_logits=1
+    )
+    return cache, batch.mask_BT

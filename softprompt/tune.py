@@ -176,7 +176,8 @@ def _backward(
     def num_bytes(row: tuple[Prompt, list[int]]) -> float:
         return prefill.model.pass_bytes(len(row[0]) + len(row[1]), len(row[1]), backward=True)
 
-    for part_S, gradients in micro_batches.run(processes.share(rows), num_bytes, work):
+    by_length = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))  # little padding
+    for part_S, gradients in micro_batches.run(processes.share(by_length), num_bytes, work):
         losses_S += part_S
         for parameter, gradient in zip(parameters, gradients, strict=True):
             assert parameter.grad is not None
@@ -191,10 +192,12 @@ def answer_losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], ve
     Logits are computed at the answer only. The last answer token is a target, never an input.
     """
     model = prefill.model
-    prompts = [prompt for prompt, _ in rows]
-    read = truncated_batch if prompts[0].cue_start else Prefill.batch
-    batch = read(prefill, prompts, vectors_SPD)
     length = max(len(answer) for _, answer in rows)
+    prompts = [prompt for prompt, _ in rows]
+    if prompts[0].cue_start:
+        batch = truncated_batch(prefill, prompts, vectors_SPD, length - 1)
+    else:
+        batch = prefill.batch(prompts, vectors_SPD, num_more=length - 1)
     answers_BA = torch.tensor([a + [IGNORED] * (length - len(a)) for _, a in rows], device=model.device)
     inputs_BA = answers_BA[:, :-1].clamp(min=0)
     num_answer = sum(len(answer) for _, answer in rows)

@@ -29,7 +29,7 @@ from softprompt.decode import answer
 from softprompt.errors import BadCheckpoint
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
-from softprompt.prompt import Placement
+from softprompt.prompt import Placement, plain_prompts
 from softprompt.protocol import Protocol
 
 NARROW: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -113,6 +113,21 @@ def test_together_or_alone_prompts_get_the_same_outputs_and_scores(
     expected = [
         [plain_score(model, p, vectors_SPD, ids) for ids in own] for p, own in zip(prompts, candidates, strict=True)
     ]
+    np.testing.assert_allclose(scores, expected, atol=1e-3)
+
+
+def test_prompts_that_share_solved_examples_get_the_same_outputs_and_scores_as_alone(
+    model: LanguageModel, toy_benchmark: Benchmark, rows: Rows
+) -> None:
+    """Questions of different lengths behind the same examples: padding stands between the two, and must not count."""
+    prompts = plain_prompts(model, toy_benchmark, rows.train[::5], rows.test[:2])
+    assert len({len(prompt) for prompt in prompts}) > 3
+    candidates = [[model.encode(f" {example.answer}")] for example in rows.train[::5]]
+    generations, scores = answer(Prefill(model), prompts, max_new_tokens=3, candidates=candidates, micro_batch=8)
+    no_vectors = torch.empty(0)
+    outputs = [plain_output(model, prompt, no_vectors, (), 3) for prompt in prompts]
+    assert [(generation.text, generation.stopped) for generation in generations] == outputs
+    expected = [[plain_score(model, p, no_vectors, ids[0])] for p, ids in zip(prompts, candidates, strict=True)]
     np.testing.assert_allclose(scores, expected, atol=1e-3)
 
 

@@ -105,7 +105,7 @@ def test_with_solved_examples_the_vectors_stand_where_they_stood(
     back = Placement("cue", model, toy_benchmark, quick_protocol)
     prompt = back.prompt(example, 0, shots)
     assert prompt.slots[-len(back.cue_ids) :] == list(range(len(back.cue_ids)))
-    assert [*prompt.head, *back.cue_ids] == plain.ids
+    assert [*prompt.head.ids, *back.cue_ids] == plain.ids
 
 
 def test_random_vectors_keep_their_lengths_and_nothing_else() -> None:

@@ -107,6 +107,32 @@ def test_questions_are_read_once_for_zero_shot_and_for_every_seed(
     assert seen == [len(rows.test) * len(cue.cue_ids)] * 2
 
 
+def test_vectors_in_front_are_read_once_a_batch(
+    model: LanguageModel,
+    toy_benchmark: Benchmark,
+    rows: Rows,
+    quick_protocol: Protocol,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prefix = Placement("prefix", model, toy_benchmark, quick_protocol)
+    prompts = [prefix.prompt(e, i % 2) for i, e in enumerate(rows.test)]
+    seen = passes(monkeypatch)
+    logits(Prefill(model), prompts, prefix.initial_vectors(quick_protocol.seeds))
+    num_head = len(model.bos_ids) + quick_protocol.num_vectors
+    assert seen == [2 * num_head, len(prompts) * (max(map(len, prompts)) - num_head)]
+
+
+def test_the_output_layer_is_given_all_rows_in_one_block(
+    model: LanguageModel, toy_benchmark: Benchmark, rows: Rows
+) -> None:
+    """Of rows that lie apart, torch makes one product each, and reads the whole vocabulary for every row."""
+    given: list[Tensor] = []
+    handle = model.network.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+    logits(Prefill(model), plain_prompts(model, toy_benchmark, rows.test), None)
+    handle.remove()
+    assert given[-1].shape[:2] == (len(rows.test), 1) and given[-1].is_contiguous()
+
+
 def test_solved_examples_are_read_once_for_all_questions(
     model: LanguageModel, toy_benchmark: Benchmark, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:

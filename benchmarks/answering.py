@@ -1,0 +1,150 @@
+"""Answering greedily and scoring options: lm-evaluation-harness and ours."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from measured import Measured, Stopwatch
+from workload import Workload
+
+from softprompt.benchmarks import Benchmark, Example
+from softprompt.chat import answer_ids
+from softprompt.decode import answer
+from softprompt.meter import matrix_rate
+from softprompt.models import LanguageModel
+from softprompt.prefill import Prefill
+from softprompt.prompt import Prompt, plain_prompts
+
+
+def answer_softprompt(work: Workload, num_shots: int = 0) -> Measured:
+    prompts, stop, most = asked(work, num_shots)
+    model = work.language_model
+    run = partial(answer, stop=stop, max_new_tokens=most, micro_batch=work.micro_batch)
+    run(Prefill(model), prompts[: work.micro_batch])
+    watch = Stopwatch(model.device)
+    generations, _ = run(Prefill(model), prompts)
+    watch.lap()
+    return Measured(
+        seconds=watch.laps,
+        cpu_seconds=watch.cpu_laps,
+        peak_bytes=watch.peak_bytes,
+        flops=answering_flops(model, prompts, [g.text for g in generations], most),
+        matrix_rate=matrix_rate(model),
+        num_items=len(prompts),
+        outputs=[generation.text for generation in generations],
+    )
+
+
+def answer_lm_eval(work: Workload, num_shots: int = 0) -> Measured:
+    from lm_eval.api.instance import Instance
+
+    prompts, stop, most = asked(work, num_shots)
+    model, texts = work.language_model, asked_texts(work, num_shots)
+    settings = {"until": list(stop), "max_gen_toks": most, "do_sample": False}
+    requests = [
+        Instance(request_type="generate_until", doc={}, arguments=(text, settings), idx=i)
+        for i, text in enumerate(texts)
+    ]
+    harness = _harness(work)
+    harness.generate_until(requests[: work.micro_batch], disable_tqdm=True)
+    watch = Stopwatch(model.device)
+    found = harness.generate_until(requests, disable_tqdm=True)
+    watch.lap()
+    return Measured(
+        seconds=watch.laps,
+        cpu_seconds=watch.cpu_laps,
+        peak_bytes=watch.peak_bytes,
+        flops=answering_flops(model, prompts, found, most),
+        matrix_rate=matrix_rate(model),
+        num_items=len(prompts),
+        outputs=list(found),
+    )
+
+
+def score_softprompt(work: Workload) -> Measured:
+    """Log-likelihoods of every option's text."""
+    model, benchmark = work.language_model, work.in_words
+    examples = work.test(benchmark)
+    prompts = plain_prompts(model, benchmark, examples)
+    candidates = option_ids(model, benchmark, examples)
+    run = partial(answer, max_new_tokens=0, micro_batch=work.micro_batch)
+    run(Prefill(model), prompts[: work.micro_batch], candidates=candidates[: work.micro_batch])
+    watch = Stopwatch(model.device)
+    _, scores = run(Prefill(model), prompts, candidates=candidates)
+    watch.lap()
+    return Measured(
+        seconds=watch.laps,
+        cpu_seconds=watch.cpu_laps,
+        peak_bytes=watch.peak_bytes,
+        flops=scoring_flops(model, prompts, candidates),
+        matrix_rate=matrix_rate(model),
+        num_items=len(prompts),
+        outputs=scores,
+    )
+
+
+def score_lm_eval(work: Workload) -> Measured:
+    from lm_eval.api.instance import Instance
+
+    model, benchmark = work.language_model, work.in_words
+    examples = work.test(benchmark)
+    pairs = [(benchmark.prompt(e), f" {option}") for e in examples for option in e.options]
+    requests = [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=i) for i, pair in enumerate(pairs)]
+    harness = _harness(work)
+    harness.loglikelihood(requests[: work.micro_batch], disable_tqdm=True)
+    watch = Stopwatch(model.device)
+    found = iter(harness.loglikelihood(requests, disable_tqdm=True))
+    watch.lap()
+    return Measured(
+        seconds=watch.laps,
+        cpu_seconds=watch.cpu_laps,
+        peak_bytes=watch.peak_bytes,
+        flops=scoring_flops(model, plain_prompts(model, benchmark, examples), option_ids(model, benchmark, examples)),
+        matrix_rate=matrix_rate(model),
+        num_items=len(examples),
+        outputs=[[next(found)[0] for _ in e.options] for e in examples],
+    )
+
+
+def option_ids(model: LanguageModel, benchmark: Benchmark, examples: Sequence[Example]) -> list[list[list[int]]]:
+    return [[answer_ids(model, benchmark, e, option, chat=False) for option in e.options] for e in examples]
+
+
+def asked(work: Workload, num_shots: int) -> tuple[list[Prompt], tuple[str, ...], int]:
+    """Prompts, stop strings, most new tokens."""
+    benchmark = work.by_letter
+    shots = work.train(benchmark)[:num_shots]
+    prompts = plain_prompts(work.language_model, benchmark, work.test(benchmark), shots)
+    return prompts, benchmark.stop, benchmark.max_new_tokens
+
+
+def asked_texts(work: Workload, num_shots: int) -> list[str]:
+    benchmark = work.by_letter
+    shots = work.train(benchmark)[:num_shots]
+    return [benchmark.prompt(example, shots) for example in work.test(benchmark)]
+
+
+def answering_flops(model: LanguageModel, prompts: Sequence[Prompt], texts: Sequence[str], most: int) -> float:
+    """What prompts begin with alike counts once."""
+    num_common = prompts[0].num_head if len({tuple(p.head.ids) for p in prompts}) == 1 else 0
+    num_read = sum(map(len, prompts)) - (len(prompts) - 1) * num_common
+    num_new = sum(min(most, 1 + len(model.encode(text))) for text in texts)
+    return 2 * (model.num_body_parameters * (num_read + num_new - len(prompts)) + model.num_head_parameters * num_new)
+
+
+def scoring_flops(
+    model: LanguageModel, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Sequence[int]]]
+) -> float:
+    lengths = [len(ids) for found in candidates for ids in found]
+    num_more = sum(lengths) - len(lengths)
+    return 2 * (
+        model.num_body_parameters * (sum(map(len, prompts)) + num_more)
+        + model.num_head_parameters * (len(prompts) + num_more)
+    )
+
+
+def _harness(work: Workload) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    model = work.language_model
+    return HFLM(pretrained=model.network, tokenizer=model.tokenizer, batch_size=work.micro_batch)

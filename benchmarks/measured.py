@@ -1,0 +1,67 @@
+"""What is measured of a contender."""
+
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from workload import wait
+
+
+@dataclass
+class Measured:
+    seconds: list[float]
+    """By tuning step, or of the one pass over all items."""
+    cpu_seconds: list[float]
+    """The same, of all threads together: where other processes want the cores too, these say more."""
+    peak_bytes: int
+    """Most memory while at work, above what the process held with the model loaded."""
+    flops: float
+    """That the same work needs, whoever does it: 2 a parameter and token, twice that in tuning, no padding, the output
+    layer at answers only."""
+    matrix_rate: float
+    num_items: int
+    outputs: list[Any] = field(default_factory=list)
+    """For comparison: the gradient of the first batch at `first_vectors`, texts, or log-likelihoods."""
+
+
+class Stopwatch:
+    """Laps in seconds, and the peak of memory since the start above what was held then. Linux, or a GPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.laps: list[float] = []
+        self.cpu_laps: list[float] = []
+        """Of all threads together."""
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.held = torch.cuda.memory_allocated(device)
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident set size
+            self.held = _status_bytes("VmRSS")
+        self.start_lap()
+
+    def start_lap(self) -> None:
+        wait(self.device)
+        self.since, self.cpu_since = time.perf_counter(), time.process_time()
+
+    def lap(self) -> None:
+        wait(self.device)
+        self.laps.append(time.perf_counter() - self.since)
+        self.cpu_laps.append(time.process_time() - self.cpu_since)
+        self.start_lap()
+
+    @property
+    def peak_bytes(self) -> int:
+        on_gpu = self.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else _status_bytes("VmHWM")
+        return peak - self.held
+
+
+def _status_bytes(name: str) -> int:
+    """Of this process (proc(5))."""
+    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
+    assert found
+    return 1024 * int(found[1])

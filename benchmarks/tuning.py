@@ -1,0 +1,160 @@
+"""Tuning: PEFT's PromptTuning under the HF Trainer, as a user would put them together, and ours."""
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from measured import Measured, Stopwatch
+from torch import Tensor
+from workload import Workload
+
+from softprompt.benchmarks import Benchmark, Example
+from softprompt.chat import answer_ids, terminator_id
+from softprompt.meter import matrix_rate
+from softprompt.models import LanguageModel
+from softprompt.prefill import Prefill
+from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompts
+from softprompt.protocol import Protocol
+from softprompt.tune import answer_losses, tune
+
+NUM_VECTORS = 10
+IGNORED = -100
+
+
+def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,), num_epochs: int = 1) -> Measured:
+    """As many epochs as are asked for; the last is measured."""
+    model, benchmark = work.language_model, work.by_letter
+    examples = work.train(benchmark)
+    targets, prefill = [example.answer for example in examples], Prefill(model)
+
+    def run(num_steps: int, watch: Stopwatch) -> None:
+        protocol = Protocol(
+            placements=(placement,),
+            num_vectors=NUM_VECTORS,
+            num_steps=num_steps,
+            batch_size=work.batch_size,
+            num_train=len(examples),
+            seeds=seeds,
+            curve_steps=(),
+        )
+        where = Placement(placement, model, benchmark, protocol)
+        watch.start_lap()
+        for _ in tune(prefill, benchmark, where, examples, targets, protocol, on_step=lambda _: watch.lap()):
+            pass
+
+    run(1, Stopwatch(model.device))
+    watch = Stopwatch(model.device)
+    run(work.num_steps * num_epochs, watch)
+    rows = [
+        (Prompt([0] * NUM_VECTORS + ids, [*range(NUM_VECTORS), *[TOKEN] * len(ids)], num_head=NUM_VECTORS), learned)
+        for ids, learned in training_rows(model, benchmark, examples[: work.batch_size])
+    ]
+    vectors_SPD = first_vectors(model)[None].requires_grad_()
+    losses_B = answer_losses(prefill, rows, vectors_SPD)
+    torch.autograd.backward(losses_B.sum() / sum(len(learned) for _, learned in rows))
+    assert vectors_SPD.grad is not None
+    return Measured(
+        seconds=watch.laps[-work.num_steps :],
+        cpu_seconds=watch.cpu_laps[-work.num_steps :],
+        peak_bytes=watch.peak_bytes,
+        flops=len(seeds) * tuning_flops(work, model, benchmark, examples, placement),
+        matrix_rate=matrix_rate(model),
+        num_items=len(seeds) * len(examples),
+        outputs=vectors_SPD.grad.flatten().tolist(),
+    )
+
+
+def tune_peft(work: Workload) -> Measured:
+    """Ten virtual tokens in front, started from the vocabulary; Trainer's own batches, padded to the longest row."""
+    from peft import PromptTuningConfig, get_peft_model
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+
+    model, benchmark = work.language_model, work.by_letter
+    examples = work.train(benchmark)
+    config = PromptTuningConfig(
+        task_type="CAUSAL_LM",
+        num_virtual_tokens=NUM_VECTORS,
+        prompt_tuning_init="SAMPLE_VOCAB",
+        tokenizer_name_or_path=None,
+    )
+    network = get_peft_model(model.network, config)
+    rows = []
+    for prompt, ids in training_rows(model, benchmark, examples):
+        labels = [IGNORED] * len(prompt) + ids
+        rows.append({"input_ids": prompt + ids, "attention_mask": [1] * len(labels), "labels": labels})
+    model.tokenizer.pad_token = model.tokenizer.pad_token or model.tokenizer.eos_token
+
+    def run(num_steps: int, watch: Stopwatch) -> None:
+        class Lap(TrainerCallback):
+            def on_step_begin(self, *_args: Any, **_kwargs: Any) -> None:
+                watch.start_lap()
+
+            def on_step_end(self, *_args: Any, **_kwargs: Any) -> None:
+                watch.lap()
+
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(
+                output_dir=folder,
+                per_device_train_batch_size=work.batch_size,
+                max_steps=num_steps,
+                learning_rate=0.1,
+                bf16=work.dtype == "bfloat16",
+                use_cpu=work.device == "cpu",
+                report_to=[],
+                save_strategy="no",
+                logging_strategy="no",
+                disable_tqdm=True,
+            )
+            collator = DataCollatorForSeq2Seq(model.tokenizer, padding=True)
+            Trainer(network, arguments, train_dataset=rows, data_collator=collator, callbacks=[Lap()]).train()
+
+    run(1, Stopwatch(model.device))
+    watch = Stopwatch(model.device)
+    run(work.num_steps, watch)
+    vectors = network.prompt_encoder["default"].embedding.weight
+    vectors.data, vectors.grad = first_vectors(model), None
+    batch = DataCollatorForSeq2Seq(model.tokenizer, padding=True)(rows[: work.batch_size]).to(model.device)
+    torch.autograd.backward(network(**batch).loss)
+    assert vectors.grad is not None
+    return Measured(
+        seconds=watch.laps,
+        cpu_seconds=watch.cpu_laps,
+        peak_bytes=watch.peak_bytes,
+        flops=tuning_flops(work, model, benchmark, examples, "prefix"),
+        matrix_rate=matrix_rate(model),
+        num_items=len(examples),
+        outputs=vectors.grad.flatten().tolist(),
+    )
+
+
+def training_rows(
+    model: LanguageModel, benchmark: Benchmark, examples: Sequence[Example]
+) -> list[tuple[list[int], list[int]]]:
+    """(prompt, answer and terminator) as tokens."""
+    end = terminator_id(model)
+    prompts = plain_prompts(model, benchmark, examples)
+    return [
+        (prompt.ids, [*answer_ids(model, benchmark, example, example.answer, chat=False), end])
+        for prompt, example in zip(prompts, examples, strict=True)
+    ]
+
+
+def first_vectors(model: LanguageModel) -> Tensor:
+    return model.embed(torch.arange(300, 300 + NUM_VECTORS, device=model.device)).float()
+
+
+def tuning_flops(
+    work: Workload, model: LanguageModel, benchmark: Benchmark, examples: Sequence[Example], placement: str
+) -> float:
+    """Of an epoch. Vectors in front are read once a batch and seed; `cue` needs the way back behind its question only
+    and, its questions being cached, the way forth as well."""
+    rows = training_rows(model, benchmark, examples)
+    num_answer = sum(len(ids) for _, ids in rows)
+    if placement == "prefix":
+        num_read = sum(len(prompt) for prompt, _ in rows) + work.num_steps * NUM_VECTORS
+    else:
+        num_read = len(rows) * len(model.encode(benchmark.cue))
+    return 4 * (
+        model.num_body_parameters * (num_read + num_answer - len(rows)) + model.num_head_parameters * num_answer
+    )
