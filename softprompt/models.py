@@ -113,7 +113,8 @@ class LanguageModel:
 
     @functools.cached_property
     def window(self) -> float:
-        """How many positions the layer that sees least looks back; 0 if the network takes columns for positions (MPT)."""
+        """How many positions the layer that sees least looks back; 0 if the network takes columns for positions, as MPT
+        does."""
         if "position_ids" not in self.forward_names:
             return 0
         config = self.network.config.get_text_config()
