@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
+from softprompt import prefill as prefill_module
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import open_checkpoint
 from softprompt.models import LanguageModel, load_model
@@ -120,6 +121,20 @@ def test_vectors_in_front_are_read_once_a_batch(
     logits(Prefill(model), prompts, prefix.initial_vectors(quick_protocol.seeds))
     num_head = len(model.bos_ids) + quick_protocol.num_vectors
     assert seen == [2 * num_head, len(prompts) * (max(map(len, prompts)) - num_head)]
+
+
+def test_heads_of_like_length_are_read_together(
+    model: LanguageModel, toy_benchmark: Benchmark, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = plain_prompts(model, toy_benchmark, rows.train)
+    expected = logits(Prefill(model), prompts, None)
+    monkeypatch.setitem(prefill_module.POSITIONS_OF_A_PASS, "cpu", 64)
+    seen = passes(monkeypatch)
+    torch.testing.assert_close(logits(Prefill(model), prompts, None), expected, rtol=0, atol=1e-4)
+    *heads, _tails = seen
+    needed = sum(prompt.num_head for prompt in prompts)
+    assert max(heads) <= 64 and needed <= sum(heads) < 1.1 * needed
+    assert len(prompts) * max(prompt.num_head for prompt in prompts) > 1.1 * needed
 
 
 def test_the_output_layer_is_given_all_rows_in_one_block(
