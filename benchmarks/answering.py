@@ -20,8 +20,9 @@ def answer_softprompt(work: Workload, num_shots: int = 0) -> Measured:
     prompts, stop, most = asked(work, num_shots)
     model = work.language_model
     run = partial(answer, stop=stop, max_new_tokens=most, micro_batch=work.micro_batch)
-    run(Prefill(model), prompts[: work.micro_batch])
     watch = Stopwatch(model.device)
+    run(Prefill(model), prompts[: work.micro_batch])
+    watch.start_lap()
     generations, _ = run(Prefill(model), prompts)
     watch.lap()
     return Measured(
@@ -46,8 +47,9 @@ def answer_lm_eval(work: Workload, num_shots: int = 0) -> Measured:
         for i, text in enumerate(texts)
     ]
     harness = _harness(work)
-    harness.generate_until(requests[: work.micro_batch], disable_tqdm=True)
     watch = Stopwatch(model.device)
+    harness.generate_until(requests[: work.micro_batch], disable_tqdm=True)
+    watch.start_lap()
     found = harness.generate_until(requests, disable_tqdm=True)
     watch.lap()
     return Measured(
@@ -68,8 +70,9 @@ def score_softprompt(work: Workload) -> Measured:
     prompts = plain_prompts(model, benchmark, examples)
     candidates = option_ids(model, benchmark, examples)
     run = partial(answer, max_new_tokens=0, micro_batch=work.micro_batch)
-    run(Prefill(model), prompts[: work.micro_batch], candidates=candidates[: work.micro_batch])
     watch = Stopwatch(model.device)
+    run(Prefill(model), prompts[: work.micro_batch], candidates=candidates[: work.micro_batch])
+    watch.start_lap()
     _, scores = run(Prefill(model), prompts, candidates=candidates)
     watch.lap()
     return Measured(
@@ -91,8 +94,9 @@ def score_lm_eval(work: Workload) -> Measured:
     pairs = [(benchmark.prompt(e), f" {option}") for e in examples for option in e.options]
     requests = [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=i) for i, pair in enumerate(pairs)]
     harness = _harness(work)
-    harness.loglikelihood(requests[: work.micro_batch], disable_tqdm=True)
     watch = Stopwatch(model.device)
+    harness.loglikelihood(requests[: work.micro_batch], disable_tqdm=True)
+    watch.start_lap()
     found = iter(harness.loglikelihood(requests, disable_tqdm=True))
     watch.lap()
     return Measured(

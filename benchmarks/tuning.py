@@ -43,8 +43,8 @@ def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,
         for _ in tune(prefill, benchmark, where, examples, targets, protocol, on_step=lambda _: watch.lap()):
             pass
 
-    run(1, Stopwatch(model.device))
     watch = Stopwatch(model.device)
+    run(1, watch)  # to warm up; its memory counts, its lap does not
     run(work.num_steps * num_epochs, watch)
     rows = [
         (Prompt([0] * NUM_VECTORS + ids, [*range(NUM_VECTORS), *[TOKEN] * len(ids)], num_head=NUM_VECTORS), learned)
@@ -109,8 +109,8 @@ def tune_peft(work: Workload) -> Measured:
             collator = DataCollatorForSeq2Seq(model.tokenizer, padding=True)
             Trainer(network, arguments, train_dataset=rows, data_collator=collator, callbacks=[Lap()]).train()
 
-    run(1, Stopwatch(model.device))
     watch = Stopwatch(model.device)
+    run(1, watch)  # to warm up; its memory counts, its lap does not
     run(work.num_steps, watch)
     vectors = network.prompt_encoder["default"].embedding.weight
     vectors.data, vectors.grad = first_vectors(model), None
@@ -118,8 +118,8 @@ def tune_peft(work: Workload) -> Measured:
     torch.autograd.backward(network(**batch).loss)
     assert vectors.grad is not None
     return Measured(
-        seconds=watch.laps,
-        cpu_seconds=watch.cpu_laps,
+        seconds=watch.laps[-work.num_steps :],
+        cpu_seconds=watch.cpu_laps[-work.num_steps :],
         peak_bytes=watch.peak_bytes,
         flops=tuning_flops(work, model, benchmark, examples, "prefix"),
         matrix_rate=matrix_rate(model),
