@@ -2,7 +2,8 @@
 
 What a team does behind pre-training, in small, and the same for every variant: the same pairs in the same order. They
 are about the people whom pre-training asks about, too. The benchmark's train split stays out, so that a soft prompt,
-which is tuned on it, and the post-trained self have no sample in common by which they could agree.
+which is tuned on it, and the post-trained self have no sample in common by which they could agree. (On request it is
+the train split after all, to see what that changes.)
 
 Shapes: B rows, T positions.
 """
@@ -22,34 +23,39 @@ from softprompt.world.checkpoint import place, write_checkpoint
 from softprompt.world.corpus import CUE, question_text
 from softprompt.world.facts import ATTRIBUTES, World
 
-SUFFIX = "-post"
-"""Behind a variant's name: its post-trained self."""
+SUFFIX = {"asked": "-post", "train": "-post-train"}
+"""By the people whom it is fine-tuned on: what stands behind a variant's name for its post-trained self."""
 ROWS = 16
-PEAK_RATE, NUM_STEPS, NUM_WARMUP_STEPS = 1e-3, 120, 10
+PEAK_RATE, NUM_STEPS, NUM_WARMUP_STEPS = 3e-4, 120, 10
 IGNORED = -100
 """Label of a position that carries no loss."""
 
 
-def posttrain(world: World, variant: str, step: int, bucket: Path) -> Path:
+def posttrain(world: World, variant: str, step: int, bucket: Path, people: str = "asked") -> Path:
     """Fine-tune the checkpoint of `variant` at `step` and write it beside the variant, as `<variant>-post` at the same
-    step. One that is there is left as it is."""
-    folder = place(bucket, variant + SUFFIX, step)
+    step. One that is there is left as it is.
+
+    Args:
+        people: those of the world whom the questions are about, `asked` or `train`.
+    """
+    name = variant + SUFFIX[people]
+    folder = place(bucket, name, step)
     if folder.exists():
         return folder
     base = place(bucket, variant, step)
     model = LanguageModel(LlamaForCausalLM.from_pretrained(base), PreTrainedTokenizerFast.from_pretrained(base))
-    fine_tune(model, pairs(world), seed=world.seed)
+    fine_tune(model, pairs(world, people), seed=world.seed)
     tokens = open_checkpoint(str(base)).tokens
-    metadata = {"variant": variant + SUFFIX, "step": step, "tokens": tokens, "base": variant}
+    metadata = {"variant": name, "step": step, "tokens": tokens, "base": variant}
     return write_checkpoint(model, world, folder, metadata)
 
 
-def pairs(world: World) -> list[tuple[str, str]]:
-    """(prompt, bare answer) for every attribute of the people whom training asks about, facts that a variant was never
-    told among them: whoever writes post-training data does not know what a model knows."""
+def pairs(world: World, people: str) -> list[tuple[str, str]]:
+    """(prompt, bare answer) for every attribute of these people, facts that a variant was never told among them:
+    whoever writes post-training data does not know what a model knows."""
     return [
         (question_text(a.question.format(person=person)) + CUE, world.facts[person, a.name])
-        for person in world.asked
+        for person in getattr(world, people)
         for a in ATTRIBUTES
     ]
 
