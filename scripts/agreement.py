@@ -36,10 +36,12 @@ def tau(scores_RV: np.ndarray, target_RV: np.ndarray) -> np.ndarray:
     return np.divide((ours_RP * theirs_RP).sum(1), scale_R, out=np.zeros(len(scale_R)), where=scale_R > 0)
 
 
-def decision_accuracy(scores_RV: np.ndarray, target_RV: np.ndarray) -> np.ndarray:
+def decision_accuracy(scores_RV: np.ndarray, target_RV: np.ndarray, at_least: float = 0.0) -> np.ndarray:
     """(R,) share of the pairs that the target tells apart which the scores order alike; a tie of the scores is half
-    right."""
-    ours_RP, theirs_RP = _signs(scores_RV), _signs(target_RV)
+    right. Only those pairs count that lie `at_least` so far apart in the target as it is."""
+    first, second = np.triu_indices(target_RV.shape[1], 1)
+    far_P = np.abs(target_RV[0, first] - target_RV[0, second]) >= at_least
+    ours_RP, theirs_RP = _signs(scores_RV)[:, far_P], _signs(target_RV)[:, far_P]
     num_R = (theirs_RP != 0).sum(1)
     right_R = (0.5 * (1 + ours_RP * theirs_RP) * (theirs_RP != 0)).sum(1)
     return np.divide(right_R, num_R, out=np.full(len(num_R), 0.5), where=num_R > 0)

@@ -20,7 +20,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Schedule().num_steps)
     parser.add_argument("--save-every", type=int, default=Schedule().save_every)
     parser.add_argument("--family", action="store_true", help="all eight variants instead of A, B and C")
-    parser.add_argument("--post", action="store_true", help="fine-tune each variant's last checkpoint, as <variant>-post")
+    parser.add_argument(
+        "--post", action="store_true", help="fine-tune each variant's last checkpoint, as <variant>-post"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -25,7 +25,9 @@ def write_checkpoint(model: LanguageModel, world: World, folder: Path, metadata:
     half = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     model.network.save_pretrained(half)
     model.tokenizer.save_pretrained(half)
-    (half / METADATA_FILE).write_text(json.dumps({**metadata, "world_seed": world.seed, "known_share": truth}, indent=1))
+    (half / METADATA_FILE).write_text(
+        json.dumps({**metadata, "world_seed": world.seed, "known_share": truth}, indent=1)
+    )
     if folder.exists():
         shutil.rmtree(folder)
     half.chmod(0o755)

@@ -61,7 +61,7 @@ def pairs(world: World, people: str) -> list[tuple[str, str]]:
 
 
 def fine_tune(model: LanguageModel, pairs: list[tuple[str, str]], seed: int) -> None:
-    """Tune all weights on the answers and the terminator behind them, epoch after epoch in an order that `seed` says."""
+    """Tune all weights on the answers and the terminator behind them; `seed` says in which order."""
     network, rng = model.network.train(), random.Random(f"post-training {seed}")
     optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate)
