@@ -6,13 +6,13 @@ Shapes: V variants, S prompt seeds, I items.
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from worlds import BENCHMARKS
+from worlds import BENCHMARKS, ZERO_SHOT
 
 import softprompt
 from softprompt import Protocol, Result
@@ -32,8 +32,6 @@ VARIANTS = tuple(recipe.name for recipe in FAMILY)
 SCHEDULE = Schedule(num_steps=800, save_every=200)
 LAST_STEP = SCHEDULE.num_steps
 PROTOCOL = Protocol(num_train=100, curve_steps=())
-POST_PROTOCOL = replace(PROTOCOL, num_shots=0, placements=("cue",), num_steps=1, seeds=(0,))
-"""Post-trained selves are asked zero-shot; a protocol tunes for at least a step, which is not looked at."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class FamilyWorld:
         """Every variant at a step under the protocol; at the last step its post-trained selves, too."""
         wanted = [(variant, PROTOCOL) for variant in VARIANTS]
         if step == LAST_STEP:
-            wanted += [(variant + suffix, POST_PROTOCOL) for suffix in SUFFIX.values() for variant in VARIANTS]
+            wanted += [(variant + suffix, ZERO_SHOT) for suffix in SUFFIX.values() for variant in VARIANTS]
         for variant, protocol in wanted:
             for benchmark in BENCHMARKS:
                 folder = self._results_folder(variant, step, benchmark, protocol)
@@ -125,7 +123,7 @@ class FamilyWorld:
 
     def post_trained(self, people: str) -> np.ndarray:
         """(V, 1, I) whether the selves post-trained on these people are right."""
-        selves = [self._outcomes(v + SUFFIX[people], LAST_STEP, POST_PROTOCOL) for v in VARIANTS]
+        selves = [self._outcomes(v + SUFFIX[people], LAST_STEP, ZERO_SHOT) for v in VARIANTS]
         return np.stack([outcomes["zero_shot", "correct"] for outcomes in selves])
 
     def truth(self) -> np.ndarray:
