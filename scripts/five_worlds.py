@@ -10,17 +10,7 @@ import argparse
 import datetime
 from pathlib import Path
 
-from worlds import (
-    VARIANTS,
-    evaluate_world,
-    largest_error,
-    make_world,
-    markdown,
-    post_trained,
-    tau,
-    truths,
-    variant_cells,
-)
+from worlds import VARIANTS, evaluate_world, largest_error, make_world, markdown, tau, truths, variant_cells
 
 from softprompt import Protocol
 
@@ -33,12 +23,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/worlds"), help="worlds and results are kept here")
     parser.add_argument("--out", type=Path, help="write the page here, too")
     arguments = parser.parse_args()
-    detail, summary, foretold = [], [], []
+    detail, summary = [], []
     for seed in SEEDS:
         root = make_world(arguments.folder, seed)
-        truth, results, selves = truths(root), evaluate_world(root, PROTOCOL), post_trained(root, seed)
+        truth, results = truths(root), evaluate_world(root, PROTOCOL)
         detail.append([str(seed), "truth", *(f"{truth[v]:.2f}" for v in VARIANTS), "", "", ""])
-        detail.append(["", "post-trained", *(f"{selves[v]:.2f}" for v in VARIANTS), "", "", ""])
         for condition in PROTOCOL.conditions:
             seeds = PROTOCOL.seeds if condition in PROTOCOL.placements else ()
             detail.append(
@@ -52,15 +41,12 @@ def main() -> None:
                 ]
             )
         summary.append([str(seed), *(f"{tau(results, truth, c):+.2f}" for c in PROTOCOL.conditions)])
-        foretold.append([str(seed), *(f"{tau(results, selves, c):+.2f}" for c in PROTOCOL.conditions)])
-        print(markdown(["world", "condition", *VARIANTS, "tau", "tau by prompt seed", "largest error"], detail[-6:]))
+        print(markdown(["world", "condition", *VARIANTS, "tau", "tau by prompt seed", "largest error"], detail[-5:]))
     page = (
         f"# Five worlds\n\n{datetime.date.today()}, `python scripts/five_worlds.py`, "
         f"protocol `{PROTOCOL.fingerprint}`, 420 test items a world, mean of three prompt seeds.\n\n"
         "Kendall's tau of each condition's ranking of the variants against their true knowledge:\n\n"
         f"{markdown(['world', *PROTOCOL.conditions], summary)}\n\n"
-        "Against the ranking of their post-trained selves, asked zero-shot:\n\n"
-        f"{markdown(['world', *PROTOCOL.conditions], foretold)}\n\n"
         "Accuracy (format-following) of each variant; the largest error is the largest distance of an accuracy from "
         "its truth:\n\n"
         f"{markdown(['world', 'condition', *VARIANTS, 'tau', 'tau by prompt seed', 'largest error'], detail)}\n"

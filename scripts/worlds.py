@@ -37,11 +37,11 @@ def truths(root: Path) -> dict[str, float]:
     return {variant: found[variant][LAST_STEP] for variant in VARIANTS}
 
 
-def post_trained(root: Path, seed: int) -> dict[str, float]:
-    """Each variant's zero-shot accuracy after post-training."""
-    selves = {variant: variant + SUFFIX["asked"] for variant in VARIANTS}
+def post_trained(root: Path, seed: int, people: str) -> dict[str, float]:
+    """Each variant's zero-shot accuracy after post-training on questions about these people."""
+    selves = {variant: variant + SUFFIX[people] for variant in VARIANTS}
     for variant in selves:
-        posttrain(World(seed), variant, LAST_STEP, root / "bucket")
+        posttrain(World(seed), variant, LAST_STEP, root / "bucket", people)
     results = evaluate_world(root, ZERO_SHOT, tuple(selves.values()))
     return {variant: pooled(results, name, "zero_shot")["accuracy"].value for variant, name in selves.items()}
 
