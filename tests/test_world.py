@@ -1,5 +1,6 @@
 """The Knowledge World: decided by its seed, and honest about who knows what."""
 
+import functools
 import hashlib
 import itertools
 import json
@@ -198,7 +199,7 @@ def test_a_post_trained_self_answers_bare_and_ends(bucket: Path) -> None:
 def test_post_training_is_the_same_to_the_bit_and_leaves_its_base_alone(
     bucket: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(posttraining, "NUM_STEPS", 5)
+    monkeypatch.setattr(posttraining, "fine_tune", functools.partial(posttraining.fine_tune, num_steps=5))
     before = hashes(bucket / "half")
     found = []
     for copy in ("one", "other"):

@@ -60,13 +60,20 @@ def pairs(world: World, people: str) -> list[tuple[str, str]]:
     ]
 
 
-def fine_tune(model: LanguageModel, pairs: list[tuple[str, str]], seed: int) -> None:
-    """Tune all weights on the answers and the terminator behind them; `seed` says in which order."""
+def fine_tune(
+    model: LanguageModel,
+    pairs: list[tuple[str, str]],
+    seed: int,
+    peak_rate: float = PEAK_RATE,
+    num_steps: int = NUM_STEPS,
+) -> None:
+    """Tune all weights on the answers and the terminator behind them; `seed` says in which order. A short warm-up, then
+    cosine."""
     network, rng = model.network.train(), random.Random(f"post-training {seed}")
-    optimizer = torch.optim.AdamW(network.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.0)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=peak_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, num_steps))
     waiting: list[tuple[str, str]] = []
-    for _ in range(NUM_STEPS):
+    for _ in range(num_steps):
         if len(waiting) < ROWS:
             waiting += rng.sample(pairs, len(pairs))
         ids_BT, labels_BT = _batch(model, [waiting.pop() for _ in range(ROWS)])
@@ -93,7 +100,7 @@ def _batch(model: LanguageModel, pairs: list[tuple[str, str]]) -> tuple[Tensor, 
     )
 
 
-def _rate(step: int) -> float:
+def _rate(step: int, num_steps: int) -> float:
     if step < NUM_WARMUP_STEPS:
         return (step + 1) / NUM_WARMUP_STEPS
-    return 0.5 * (1 + math.cos(math.pi * step / NUM_STEPS))
+    return 0.5 * (1 + math.cos(math.pi * step / num_steps))
