@@ -10,12 +10,18 @@ from softprompt import Protocol, Resources, Result
 from softprompt.metrics import Estimate, summarise
 from softprompt.statistics import kendall_tau
 from softprompt.world.corpus import RECIPES
+from softprompt.world.facts import World
+from softprompt.world.posttrain import SUFFIX, posttrain
 from softprompt.world.pretrain import Schedule
 from softprompt.world.verdict import read_truth
 
 BENCHMARKS = ("world_birthplace", "world_profession", "world_pet")
 VARIANTS = tuple(recipe.name for recipe in RECIPES)
 LAST_STEP = Schedule().num_steps
+ZERO_SHOT = Protocol(
+    num_train=100, num_shots=0, placements=("cue",), num_steps=1, seeds=(0,), curve_steps=(), num_curve=1
+)
+"""For post-trained selves, which are asked without more ado; the one step that a protocol tunes is not looked at."""
 
 
 def make_world(folder: Path, seed: int) -> Path:
@@ -27,13 +33,23 @@ def make_world(folder: Path, seed: int) -> Path:
 
 
 def truths(root: Path) -> dict[str, float]:
-    return {variant: shares[LAST_STEP] for variant, shares in read_truth(root / "bucket").items()}
+    found = read_truth(root / "bucket")
+    return {variant: found[variant][LAST_STEP] for variant in VARIANTS}
 
 
-def evaluate_world(root: Path, protocol: Protocol) -> list[Result]:
-    """All variants on all benchmarks; results are kept beside the world and read again."""
+def post_trained(root: Path, seed: int, people: str) -> dict[str, float]:
+    """Each variant's zero-shot accuracy after post-training on questions about these people."""
+    selves = {variant: variant + SUFFIX[people] for variant in VARIANTS}
+    for variant in selves:
+        posttrain(World(seed), variant, LAST_STEP, root / "bucket", people)
+    results = evaluate_world(root, ZERO_SHOT, tuple(selves.values()))
+    return {variant: pooled(results, name, "zero_shot")["accuracy"].value for variant, name in selves.items()}
+
+
+def evaluate_world(root: Path, protocol: Protocol, variants: tuple[str, ...] = VARIANTS) -> list[Result]:
+    """Variants on all benchmarks; results are kept beside the world and read again."""
     results = []
-    for variant in VARIANTS:
+    for variant in variants:
         for benchmark in BENCHMARKS:
             folder = root / "results" / protocol.fingerprint / variant / benchmark
             if not (folder / "result.json").exists():

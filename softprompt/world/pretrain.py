@@ -4,11 +4,8 @@ Shapes: B rows, T positions.
 """
 
 import itertools
-import json
 import math
 import random
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +16,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from softprompt.completeness import METADATA_FILE
 from softprompt.errors import BadStudy
 from softprompt.models import LanguageModel
+from softprompt.world.checkpoint import place, write_checkpoint
 from softprompt.world.corpus import Recipe, documents, vocabulary_text
 from softprompt.world.facts import World
-from softprompt.world.truth import known_share
 
 BOS, EOS = "<s>", "</s>"
 NUM_LAYERS = 2
@@ -71,17 +67,17 @@ def learn_tokenizer(world: World, vocab_size: int = 1200) -> PreTrainedTokenizer
 
 
 class Variant:
-    """One variant in training: a Llama-shaped model of about 0.75M parameters on its recipe's corpus."""
+    """One variant in training: a Llama-shaped model of about 0.5M parameters on its recipe's corpus."""
 
     def __init__(self, world: World, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, schedule: Schedule) -> None:
         self.world, self.recipe, self.tokenizer, self.schedule = world, recipe, tokenizer, schedule
         self.step = 0
-        torch.manual_seed(random.Random(f"weights {world.seed} {recipe.name}").getrandbits(31))
+        torch.manual_seed(random.Random(f"weights {world.seed} {recipe.origin}").getrandbits(31))
         self.network = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=len(tokenizer),
-                hidden_size=128,
-                intermediate_size=352,
+                hidden_size=recipe.width,
+                intermediate_size=recipe.width * 11 // 4,
                 num_hidden_layers=NUM_LAYERS,
                 num_attention_heads=4,
                 max_position_embeddings=256,
@@ -114,27 +110,10 @@ class Variant:
         return loss.item()
 
     def save(self, bucket: Path) -> Path:
-        """Write the checkpoint into `<bucket>/<variant>/step-<step>`, which appears whole or not at all. Its metadata
-        hold the step, the tokens seen, and what the variant truly knows."""
-        self.network.train(False)
-        truth = known_share(LanguageModel(self.network, self.tokenizer), self.world)
-        metadata = {
-            "variant": self.recipe.name,
-            "step": self.step,
-            "tokens": self.step * ROWS * POSITIONS,
-            "world_seed": self.world.seed,
-            "known_share": truth,
-        }
-        folder = bucket / self.recipe.name / f"step-{self.step}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        half = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
-        self.network.save_pretrained(half)
-        self.tokenizer.save_pretrained(half)
-        (half / METADATA_FILE).write_text(json.dumps(metadata, indent=1))
-        if folder.exists():
-            shutil.rmtree(folder)
-        half.chmod(0o755)
-        return half.rename(folder)
+        """Write the checkpoint into `<bucket>/<variant>/step-<step>`, with the step and the tokens seen."""
+        metadata = {"variant": self.recipe.name, "step": self.step, "tokens": self.step * ROWS * POSITIONS}
+        folder = place(bucket, self.recipe.name, self.step)
+        return write_checkpoint(LanguageModel(self.network, self.tokenizer), self.world, folder, metadata)
 
     def _rate(self, step: int) -> float:
         if step < NUM_WARMUP_STEPS:
@@ -162,7 +141,7 @@ def pretrain(
 ) -> None:
     """Train all variants in turns, so that their checkpoints of a step appear together. A bucket that already holds
     every checkpoint is left as it is; one that was cut off is made again from the start, to the same bits."""
-    wanted = [bucket / recipe.name / f"step-{step}" for recipe in recipes for step in schedule.saved_steps]
+    wanted = [place(bucket, recipe.name, step) for recipe in recipes for step in schedule.saved_steps]
     if all(path.exists() for path in wanted):
         return
     tokenizer = learn_tokenizer(world)
