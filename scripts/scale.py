@@ -256,14 +256,14 @@ def measure(study: Study, what: str) -> Measurement:
 
     AIOHTTPSession.send = counted
     start, cpu_start = time.perf_counter(), time.process_time()
-    found = len(look(study).pending) if what == "poll" else len(publish(study).standings)
+    found = len(look(study).pending) if what == "poll" else len(publish(study)[0].standings)
     seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu_start
     return Measurement(seconds, cpu_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, requests[0], found)
 
 
 def measured(study: Study, what: str) -> Measurement:
     command = [sys.executable, __file__, "--measure", what, str(Path(study.home).parent / "study.toml")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Measurement(**json.loads(done.stdout.splitlines()[-1]))
 
 
