@@ -187,6 +187,22 @@ def test_an_entry_says_what_decides_whether_a_job_is_settled(study: Study) -> No
     assert 3.0 < entry.seconds < 60.0  # of the evaluation and of logging it
 
 
+def test_a_job_whose_process_died_before_its_entry_is_logged_again_without_a_trace(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    tracker, one = Tracker(study), job(study)
+    folder = recorded_result(one).save(tracker.results_folder / one.key)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Ledger, "finish", die)
+        tracker.log(one, folder)
+    tracker.log(one, folder)
+    run = tracker.store.client.get_run(tracker.store.run_id("A"))
+    assert [name for name in run.data.metrics if len(points(study, "A", name)) != 1] == []
+
+
 @pytest.mark.parametrize("order", [("first", "second"), ("second", "first")])
 def test_weights_that_were_written_over_are_superseded_and_not_ranked(study: Study, order: tuple[str, str]) -> None:
     log(study, *(job(study, weights=weights) for weights in order))
