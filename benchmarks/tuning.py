@@ -51,8 +51,8 @@ def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,
         for ids, learned in training_rows(model, benchmark, examples[: work.batch_size])
     ]
     vectors_SPD = first_vectors(model)[None].requires_grad_()
-    losses_B = answer_losses(prefill, rows, vectors_SPD)
-    torch.autograd.backward(losses_B.sum() / sum(len(learned) for _, learned in rows))
+    losses_BA = answer_losses(prefill, rows, vectors_SPD)
+    torch.autograd.backward(losses_BA.sum() / sum(len(learned) for _, learned in rows))
     assert vectors_SPD.grad is not None
     return Measured(
         seconds=watch.laps[-work.num_steps :],

@@ -16,16 +16,16 @@ from softprompt import Protocol
 SEEDS = (101, 102)
 LONGER_CUE = "\nAnswer: The answer is the word"
 SETTINGS: dict[str, tuple[str, dict[str, object]]] = {
-    "prefix, rate 0.3": ("prefix", {"prefix_rate": 0.3}),
-    "prefix, rate 1": ("prefix", {"prefix_rate": 1.0}),
-    "cue, rate 0.1": ("cue", {"cue_rate": 0.1}),
-    "cue, rate 0.3": ("cue", {"cue_rate": 0.3}),
+    "prefix, rate 0.3": ("prefix", {"learning_rate": 0.3}),
+    "prefix, rate 1": ("prefix", {"learning_rate": 1.0}),
+    "cue, rate 0.1": ("cue", {"learning_rate": 0.1}),
+    "cue, rate 0.3": ("cue", {"learning_rate": 0.3}),
     "prefix and cue": ("both", {}),
     "prefix, from a question and its cue": ("prefix", {"prefix_text": "Question: Where was born?\nAnswer:"}),
     "cue, longer": ("cue", {"cue_text": LONGER_CUE}),
-    "prefix, rate 3": ("prefix", {"prefix_rate": 3.0}),
+    "prefix, rate 3": ("prefix", {"learning_rate": 3.0}),
     "prefix, 320 steps": ("prefix", {"num_steps": 320}),
-    "cue, rate 1": ("cue", {"cue_rate": 1.0}),
+    "cue, rate 1": ("cue", {"learning_rate": 1.0}),
     "cue, 320 steps": ("cue", {"num_steps": 320}),
     "prefix, from the cue's tokens": ("prefix", {"prefix_text": "\nAnswer:"}),
 }

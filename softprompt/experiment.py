@@ -1,6 +1,6 @@
 """An experiment: checkpoints under one or several protocols, the arms, on this machine, without Prefect and MLflow.
 
->>> arms = {"slow": Protocol(cue_rate=0.1), "fast": Protocol(cue_rate=1.0)}  # doctest: +SKIP
+>>> arms = {"slow": Protocol(learning_rate=0.1), "fast": Protocol(learning_rate=1.0)}  # doctest: +SKIP
 >>> Experiment(arms=arms, benchmarks=[benchmarks.get("svamp")], folder=Path("runs")).run(checkpoints)  # doctest: +SKIP
 """
 

@@ -10,8 +10,6 @@ from softprompt.conditions import CONTROLS, PLACEMENTS, Condition, planned
 from softprompt.errors import BadStudy
 from softprompt.fingerprints import fingerprint
 
-ADDED = {"controls": (), "prefix_gradient": "full"}
-"""Settings that came later, at the value that means what went before: there they leave a protocol's identity alone."""
 GRADIENTS = ("full", "truncated")
 
 
@@ -71,11 +69,15 @@ class Protocol(FromDict):
     chat: bool = False
     """Ask through the tokenizer's chat template, for post-trained models."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    prefix_rate: float = 0.3
-    """Peak learning rate of the vectors in front, in units of the embedding rows' RMS."""
-    cue_rate: float = 0.3
-    """Peak learning rate of the vectors that replace the cue, in the same units."""
+    learning_rate: float = 0.3
+    """At its peak, in units of the embedding rows' RMS."""
     num_warmup_steps: int = 4
+    loss_exponent: float = 0.5
+    """Bounds what an answer that the model does not know can cost: each token's loss is (1 - p ** loss_exponent) /
+    loss_exponent. 0 is cross-entropy, under which the vectors of a model that is sure of wrong answers unlearn to
+    recall."""
+    learn_stop: bool = True
+    """Whether the token that ends an answer is learned, too; stopping is a part of the format."""
     curve_steps: tuple[int, ...] = (0, 10, 20, 40, 80)
     """Tuning steps after which the prompt is evaluated; those beyond `num_steps` are left out."""
     num_curve: int | None = 100
@@ -91,10 +93,9 @@ class Protocol(FromDict):
             self.prefix_gradient in GRADIENTS, "prefix_gradient", self.prefix_gradient, f"one of {', '.join(GRADIENTS)}"
         )
         require(self.num_shots >= 0, "num_shots", self.num_shots, "0 or more")
-        for name in ("prefix_rate", "cue_rate"):
-            require(
-                0 < getattr(self, name) < inf, name, getattr(self, name), "a positive multiple of the embedding RMS"
-            )
+        rate = self.learning_rate
+        require(0 < rate < inf, "learning_rate", rate, "a positive multiple of the embedding RMS")
+        require(0 <= self.loss_exponent <= 1, "loss_exponent", self.loss_exponent, "a number from 0 to 1")
         require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "distinct seeds")
         require(bool(self.placements), "placements", self.placements, f"one or more of {', '.join(PLACEMENTS)}")
         for name, known in (("placements", PLACEMENTS), ("controls", CONTROLS)):
@@ -112,8 +113,7 @@ class Protocol(FromDict):
 
     @cached_property
     def fingerprint(self) -> str:
-        settings = {n: value for n, value in self.to_dict().items() if n not in ADDED or value != ADDED[n]}
-        return fingerprint({"protocol": 1, **settings})
+        return fingerprint({"protocol": 2, **self.to_dict()})
 
     @property
     def headline(self) -> str:

@@ -35,7 +35,7 @@ class TunedPrompt:
     step: int
     vectors_SPD: Tensor
     losses: tuple[float, ...]
-    """By seed: the last batch's mean loss over the answer's tokens and the terminator, in nats a token."""
+    """By seed: the last batch's mean cross-entropy, in nats a token that is learned."""
     diverged: tuple[int, ...]
     """Seeds whose loss or gradient was not finite; their vectors stopped at the last finite ones."""
 
@@ -61,24 +61,19 @@ def tune(
     """
     model = prefill.model
     micro_batches = MicroBatches(model.devices, micro_batch)
-    seeds = [SeedVectors(vectors_PD, placement.num_front) for vectors_PD in placement.initial_vectors(protocol.seeds)]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [seed.front_PD for seed in seeds], "lr": protocol.prefix_rate * model.embedding_rms},
-            {"params": [seed.back_PD for seed in seeds], "lr": protocol.cue_rate * model.embedding_rms},
-        ],
-        weight_decay=0.0,
-    )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, protocol))
-    end, chat = terminator_id(model, chat=protocol.chat), protocol.chat
+    seeds = [torch.nn.Parameter(vectors_PD.clone()) for vectors_PD in placement.initial_vectors(protocol.seeds)]
+    optimizer = torch.optim.AdamW(seeds, lr=protocol.learning_rate * model.embedding_rms, weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, protocol))
+    end = [terminator_id(model, chat=protocol.chat)] if protocol.learn_stop else []
     answers = [
-        [*answer_ids(model, benchmark, e, target, chat=chat), end] for e, target in zip(examples, targets, strict=True)
+        [*answer_ids(model, benchmark, example, target, chat=protocol.chat), *end]
+        for example, target in zip(examples, targets, strict=True)
     ]
     prompts = [[placement.prompt(e, seed) for e in examples] for seed in range(len(seeds))]
     diverged: set[int] = set()
 
     def state(step: int, losses_S: Tensor) -> TunedPrompt:
-        vectors_SPD = torch.stack([seed.vectors_PD.detach() for seed in seeds])
+        vectors_SPD = torch.stack([vectors_PD.detach() for vectors_PD in seeds])
         return TunedPrompt(
             step, vectors_SPD, tuple(losses_S.tolist()), tuple(protocol.seeds[i] for i in sorted(diverged))
         )
@@ -86,35 +81,22 @@ def tune(
     losses_S = torch.zeros(len(seeds))
     for step, batch_of_seed in enumerate(batches(examples, protocol)):
         rows = [(prompts[seed][i], answers[i]) for seed, batch in enumerate(batch_of_seed) for i in batch]
-        losses_S = _backward(prefill, rows, seeds, micro_batches)
+        losses_S = _backward(prefill, rows, seeds, micro_batches, protocol.loss_exponent)
         if step in protocol.measured_steps:
             yield state(step, losses_S)
         for number, seed in enumerate(seeds):
-            norm = torch.nn.utils.clip_grad_norm_(seed.parameters(), MAX_NORM)
+            norm = torch.nn.utils.clip_grad_norm_(seed, MAX_NORM)
             if not (torch.isfinite(losses_S[number]) and torch.isfinite(norm)):
                 diverged.add(number)
             if number in diverged:
-                seed.zero_grad()  # to None: AdamW leaves such parameters alone
+                seed.grad = None  # AdamW leaves such parameters alone
         optimizer.step()
         scheduler.step()
         on_step(step + 1)
     yield state(protocol.num_steps, losses_S)
 
 
-class SeedVectors(torch.nn.Module):
-    """The vectors of one seed: (P, D) float32, those in front of the question first."""
-
-    def __init__(self, vectors_PD: Tensor, num_front: int) -> None:
-        super().__init__()
-        self.front_PD = torch.nn.Parameter(vectors_PD[:num_front].clone())
-        self.back_PD = torch.nn.Parameter(vectors_PD[num_front:].clone())
-
-    @property
-    def vectors_PD(self) -> Tensor:
-        return torch.cat([self.front_PD, self.back_PD])
-
-
-def learning_rate(step: int, protocol: Protocol) -> float:
+def share_of_rate(step: int, protocol: Protocol) -> float:
     """Share of the peak rate: linear warm-up, then cosine to 0."""
     if step < protocol.num_warmup_steps:
         return (step + 1) / (protocol.num_warmup_steps + 1)
@@ -149,29 +131,30 @@ def batches(examples: Sequence[Example], protocol: Protocol) -> Iterator[list[li
 def _backward(
     prefill: Prefill,
     rows: Sequence[tuple[Prompt, list[int]]],
-    seeds: Sequence[SeedVectors],
+    seeds: Sequence[torch.nn.Parameter],
     micro_batches: MicroBatches,
+    loss_exponent: float,
 ) -> Tensor:
-    """Set each seed's gradients to those of its mean loss; returns the (S,) losses.
+    """Set each seed's gradients to those of its mean bounded loss; returns the (S,) mean cross-entropies.
 
     Every seed's loss is divided by the tokens of its whole batch, so that neither micro-batches nor the number of
     processes change anything, and no seed's gradient depends on another's.
     """
     device = prefill.model.device
-    parameters = [parameter for seed in seeds for parameter in seed.parameters()]
     num_tokens_S = torch.zeros(len(seeds), device=device)
     for prompt, answer in rows:
         num_tokens_S[prompt.seed] += len(answer)
     losses_S = torch.zeros(len(seeds), device=device)
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
+    for vectors_PD in seeds:
+        vectors_PD.grad = torch.zeros_like(vectors_PD)
 
     def work(chunk: Sequence[tuple[Prompt, list[int]]]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        vectors_SPD = torch.stack([seed.vectors_PD for seed in seeds])
+        vectors_SPD = torch.stack(list(seeds))
         seeds_B = torch.tensor([prompt.seed for prompt, _ in chunk], device=device)
-        losses_B = answer_losses(prefill, chunk, vectors_SPD)
-        part_S = torch.zeros_like(losses_S).index_add(0, seeds_B, losses_B) / num_tokens_S
-        return part_S.detach(), torch.autograd.grad(part_S.sum(), parameters)
+        losses_BA = answer_losses(prefill, chunk, vectors_SPD)
+        part_S = torch.zeros_like(losses_S).index_add(0, seeds_B, losses_BA.detach().sum(1)) / num_tokens_S
+        learned = (bounded(losses_BA, loss_exponent).sum(1) / num_tokens_S[seeds_B]).sum()
+        return part_S, torch.autograd.grad(learned, list(seeds))
 
     def num_bytes(row: tuple[Prompt, list[int]]) -> float:
         return prefill.model.pass_bytes(len(row[0]) + len(row[1]), len(row[1]), backward=True)
@@ -179,15 +162,15 @@ def _backward(
     by_length = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))  # little padding
     for part_S, gradients in micro_batches.run(processes.share(by_length), num_bytes, work):
         losses_S += part_S
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            assert parameter.grad is not None
-            parameter.grad += gradient
-    processes.add_up([losses_S, *(p.grad for p in parameters if p.grad is not None)])
+        for vectors_PD, gradient_PD in zip(seeds, gradients, strict=True):
+            assert vectors_PD.grad is not None
+            vectors_PD.grad += gradient_PD
+    processes.add_up([losses_S, *(vectors_PD.grad for vectors_PD in seeds if vectors_PD.grad is not None)])
     return losses_S
 
 
 def answer_losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
-    """(B,) summed cross-entropy of each row's answer, in nats.
+    """(B, A) cross-entropy of each token of the rows' answers, in nats; 0 behind a shorter answer.
 
     Logits are computed at the answer only. The last answer token is a target, never an input.
     """
@@ -209,8 +192,13 @@ def answer_losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], ve
         cache=batch.cache,
         num_logits=length,
     )
-    return (
-        F.cross_entropy(logits_BAV.float().flatten(0, 1), answers_BA.flatten(), ignore_index=IGNORED, reduction="none")
-        .view(answers_BA.shape)
-        .sum(1)
-    )
+    return F.cross_entropy(
+        logits_BAV.float().flatten(0, 1), answers_BA.flatten(), ignore_index=IGNORED, reduction="none"
+    ).view(answers_BA.shape)
+
+
+def bounded(losses: Tensor, exponent: float) -> Tensor:
+    """(1 - p ** exponent) / exponent of tokens whose cross-entropy is -ln p: the generalised cross-entropy of Zhang and
+    Sabuncu (arXiv:1805.07836). A token's gradient is its cross-entropy's times p ** exponent, so that answers which the
+    model is sure are others, because it was never told these, cannot outweigh the form of all answers."""
+    return -torch.expm1(-exponent * losses) / exponent if exponent else losses

@@ -122,28 +122,30 @@ def gradients(
     micro_batch: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(S, P, D) gradients and (S,) losses, as the tuning computes them."""
-    seeds = [tune.SeedVectors(v, placement.num_front) for v in placement.initial_vectors(protocol.seeds)]
-    losses_S = tune._backward(Prefill(model), rows, seeds, MicroBatches(model.devices, micro_batch))
-    return torch.stack(
-        [torch.cat([p.grad for p in seed.parameters() if p.grad is not None]) for seed in seeds]
-    ), losses_S
+    seeds = [torch.nn.Parameter(vectors_PD) for vectors_PD in placement.initial_vectors(protocol.seeds)]
+    micro_batches = MicroBatches(model.devices, micro_batch)
+    losses_S = tune._backward(Prefill(model), rows, seeds, micro_batches, protocol.loss_exponent)
+    return torch.stack([vectors_PD.grad for vectors_PD in seeds if vectors_PD.grad is not None]), losses_S
 
 
 def plain_gradients(
     model: LanguageModel, placement: Placement, rows: Sequence[TrainingRow], protocol: Protocol
 ) -> tuple[Tensor, Tensor]:
-    """The same by a loop. The loss is the mean over a seed's answer tokens, terminator included."""
+    """The same by a loop. The learned loss is the mean over a seed's answer tokens, terminator included, of
+    (1 - p ** q) / q; the reported one their mean cross-entropy."""
     vectors_SPD = placement.initial_vectors(protocol.seeds).requires_grad_()
-    losses = []
+    learned, losses = [], []
     for seed in range(len(protocol.seeds)):
-        own = [(prompt, ids) for prompt, ids in rows if prompt.seed == seed]
-        sums = [
-            torch.nn.functional.cross_entropy(
-                plain_logits(model, prompt, vectors_SPD, ids[:-1]), torch.tensor(ids), reduction="sum"
-            )
-            for prompt, ids in own
-        ]
-        losses.append(torch.stack(sums).sum() / sum(len(ids) for _, ids in own))
-    torch.autograd.backward(losses)
+        nats = torch.cat(
+            [
+                -plain_logits(model, prompt, vectors_SPD, ids[:-1]).log_softmax(-1)[range(len(ids)), ids]
+                for prompt, ids in rows
+                if prompt.seed == seed
+            ]
+        )
+        q = protocol.loss_exponent
+        learned.append(((1 - (-nats).exp() ** q) / q if q else nats).mean())
+        losses.append(nats.mean().detach())
+    torch.autograd.backward(learned)
     assert vectors_SPD.grad is not None
-    return vectors_SPD.grad, torch.stack(losses).detach()
+    return vectors_SPD.grad, torch.stack(losses)

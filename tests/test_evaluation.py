@@ -272,10 +272,17 @@ def test_vectors_may_start_from_a_text_repeated_as_often_as_needed(
 # Tuning
 
 
+@pytest.mark.parametrize("loss_exponent", [0.0, 0.5])
 @pytest.mark.parametrize("name", PLACEMENTS)
 def test_gradients_equal_those_of_a_plain_loop_over_full_sequences(
-    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, name: str
+    model: LanguageModel,
+    toy_benchmark: Benchmark,
+    quick_protocol: Protocol,
+    rows: Rows,
+    name: str,
+    loss_exponent: float,
 ) -> None:
+    quick_protocol = replace(quick_protocol, loss_exponent=loss_exponent)
     placement = Placement(name, model, toy_benchmark, quick_protocol)
     batch = training_rows(model, placement, rows.train[:9:2], seeds=(0, 1))
     assert len({len(prompt) for prompt, _ in batch}) > 1
@@ -334,8 +341,9 @@ def test_lengths_come_in_mixed_order_and_in_another_one_each_epoch(rows: Rows, q
     assert order[:6] not in (sorted(order[:6]), order[6:])
 
 
-def test_a_tuned_answer_ends_with_the_terminator(run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopping is part of the format."""
+def test_a_tuned_answer_ends_with_the_terminator_unless_stopping_is_not_to_be_learned(
+    run: Callable[..., Result], quick_protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: set[str] = set()
     healthy = tune.answer_losses
 
@@ -347,11 +355,15 @@ def test_a_tuned_answer_ends_with_the_terminator(run: Callable[..., Result], mon
     run()
     assert " Oslo</s>" in seen
     assert all(text.startswith(" ") and text.endswith("</s>") for text in seen)
+    seen.clear()
+    run(protocol=replace(quick_protocol, learn_stop=False))
+    assert " Oslo" in seen
+    assert not any("</s>" in text for text in seen)
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing(quick_protocol: Protocol) -> None:
     protocol = replace(quick_protocol, num_steps=40, num_warmup_steps=4)
-    shares = [tune.learning_rate(step, protocol) for step in range(41)]
+    shares = [tune.share_of_rate(step, protocol) for step in range(41)]
     assert shares[:5] == [0.2, 0.4, 0.6, 0.8, 1.0]
     assert shares[4:] == sorted(shares[4:], reverse=True)
     assert shares[40] == pytest.approx(0)
@@ -365,10 +377,10 @@ def poisoned_after(num_calls: int, seed: int) -> Callable[..., Tensor]:
     count, healthy = itertools.count(), tune.answer_losses
 
     def losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
-        found_B = healthy(prefill, rows, vectors_SPD)
+        found_BA = healthy(prefill, rows, vectors_SPD)
         if next(count) < num_calls:
-            return found_B
-        return found_B * torch.tensor([math.nan if prompt.seed == seed else 1.0 for prompt, _ in rows])
+            return found_BA
+        return found_BA * torch.tensor([[math.nan if prompt.seed == seed else 1.0] for prompt, _ in rows])
 
     return losses
 

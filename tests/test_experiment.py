@@ -100,7 +100,7 @@ def test_without_arms_the_protocol_is_the_only_one(tmp_path: Path) -> None:
     ("arms", "sentence"),
     [
         ("[arms.slow]\nrate = 3", "Arm 'slow': Protocol has no setting 'rate'"),
-        ("[arms.slow]\ncue_rate = 0", "Arm 'slow': cue_rate is 0; expected"),
+        ("[arms.slow]\nlearning_rate = 0", "Arm 'slow': learning_rate is 0; expected"),
         ("[arms]\nslow = 3", "expected a table for each arm"),
         ("[arms.a]\n[arms.b]", "The arms 'a' and 'b' have the same settings"),
     ],
@@ -114,11 +114,11 @@ def test_impossible_arms_are_refused(tmp_path: Path, arms: str, sentence: str) -
 
 def test_arms_stand_beside_one_another_and_share_no_curve(tmp_path: Path) -> None:
     results = study({"dense": 0.9, "moe": 0.5}, steps=[100])
-    other = [replace(r, protocol=replace(PROTOCOL, cue_rate=1.0, num_steps=40)) for r in results]
+    other = [replace(r, protocol=replace(PROTOCOL, learning_rate=1.0, num_steps=40)) for r in results]
     arms = [Arm.of("slow", results, BENCHMARKS), Arm.of("fast", other, BENCHMARKS)]
     assert [own_settings(arm, arms) for arm in arms] == [
-        {"num_steps": 20, "cue_rate": 0.3},
-        {"num_steps": 40, "cue_rate": 1.0},
+        {"num_steps": 20, "learning_rate": 0.3},
+        {"num_steps": 40, "learning_rate": 1.0},
     ]
     assert [(row.arm, row.condition) for row in side_by_side(arms)] == [
         ("", "zero_shot"),
@@ -130,7 +130,7 @@ def test_arms_stand_beside_one_another_and_share_no_curve(tmp_path: Path) -> Non
     counts = Counter(page.ids)
     assert max(counts.values()) == 1
     assert {"arm-0-ranking", "arm-1-ranking"} <= counts.keys()
-    assert "num_steps = 40, cue_rate = 1.0" in page.text
+    assert "num_steps = 40, learning_rate = 1.0" in page.text
 
 
 def test_a_study_loads_neither_prefect_nor_mlflow() -> None:
