@@ -1,0 +1,173 @@
+"""Does format-following saturate, and does knowledge stay where it is? Tuning curves to 160 steps, on true answers and
+on answers shuffled among the training items, which teach the format alone.
+
+    python scripts/saturation.py --part worlds --out docs/evidence/saturation-worlds.md
+    python scripts/saturation.py --part real   --out docs/evidence/saturation-real.md --model FOLDER --mirror PATH
+
+`worlds`: the variants of worlds 1 to 3 after pre-training, three prompt seeds. `real`: a model on benchmarks of
+different answer grammars, one seed. Results are kept in `--folder` and read again: a run that was cut off goes on.
+"""
+
+import argparse
+import datetime
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from worlds import BENCHMARKS as ATTRIBUTES
+from worlds import LAST_STEP, VARIANTS, make_world, markdown, truths
+
+from softprompt import Protocol, Resources, Result, benchmarks
+from softprompt.checkpoints import open_checkpoint
+from softprompt.experiment import Experiment
+from softprompt.figures import COLOURS, in_style
+from softprompt.metrics import Estimate, average
+
+WORLD_SEEDS = (1, 2, 3)
+BENCHMARKS = ("arc_easy", "arc_easy_words", "commonsense_qa_words", "rte", "svamp", "web_questions", "snips", "gsm8k")
+STEPS = (0, 10, 20, 40, 80, 160)
+WORLD = Protocol(num_train=100, num_shots=0, num_steps=STEPS[-1], curve_steps=STEPS, controls=("shuffled",))
+REAL = replace(WORLD, num_train=640, num_test=100, seeds=(0,), placements=("cue",))
+"""One seed, one placement and few items, so that two CPU cores do it in two hours."""
+ENOUGH = 0.95
+METRICS = ("format_following", "knowledge_accuracy", "lenient_accuracy")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A tuning's, averaged over results: by metric a value at each of `STEPS`, None where it is undefined."""
+
+    title: str
+    condition: str
+    by_metric: dict[str, list[Estimate | None]]
+
+    @classmethod
+    def of(cls, title: str, condition: str, results: Iterable[Result]) -> "Curve":
+        points = [result.curves[condition] for result in results]
+        return cls(
+            title,
+            condition,
+            {
+                metric: [average(curve[i].metrics.get(metric) for curve in points) for i in range(len(STEPS))]
+                for metric in METRICS
+            },
+        )
+
+    def cells(self, metric: str) -> list[str]:
+        return ["" if value is None else f"{value.value:.2f}" for value in self.by_metric[metric]]
+
+
+def on_worlds(folder: Path) -> tuple[list[Curve], list[list[str]]]:
+    """A curve of each variant, all its worlds and attributes together."""
+    results: list[Result] = []
+    truth: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for seed in WORLD_SEEDS:
+        root = make_world(folder, seed)
+        for variant, share in truths(root).items():
+            truth[variant].append(share)
+        checkpoints = [root / "bucket" / variant / f"step-{LAST_STEP}" for variant in VARIANTS]
+        results += run(root, WORLD, ATTRIBUTES, checkpoints, str(root / "mirror"))
+    by_variant = {v: [result for result in results if result.variant == v] for v in VARIANTS}
+    titles = {v: f"{v} (knows {sum(truth[v]) / len(truth[v]):.2f})" for v in VARIANTS}
+    conditions = WORLD.tunings
+    curves = [Curve.of(titles[v], c, its) for v, its in by_variant.items() for c in conditions]
+    return curves, [row for v, its in by_variant.items() for row in excess_rows(titles[v], its)]
+
+
+def on_real_model(folder: Path, model: str, mirror: str | None) -> tuple[list[Curve], list[list[str]]]:
+    """A curve of each benchmark."""
+    results = run(folder, REAL, BENCHMARKS, [Path(model)], mirror)
+    curves = [Curve.of(result.benchmark, condition, [result]) for result in results for condition in REAL.tunings]
+    return curves, [row for result in results for row in excess_rows(result.benchmark, [result])]
+
+
+def run(
+    folder: Path, protocol: Protocol, names: Iterable[str], checkpoints: Iterable[Path], mirror: str | None
+) -> list[Result]:
+    experiment = Experiment(
+        arms={"": protocol},
+        benchmarks=[benchmarks.get(name) for name in names],
+        folder=folder / "results" / "saturation",
+        resources=Resources(micro_batch=32),
+        mirror=mirror,
+    )
+    (arm,) = experiment.run(
+        (open_checkpoint(str(checkpoint)) for checkpoint in checkpoints),
+        progress=lambda what, share: print(f"{share:6.1%} {what}", end="\r", flush=True),
+    )
+    return list(arm.results)
+
+
+def excess_rows(title: str, results: list[Result]) -> list[list[str]]:
+    """By how much true answers beat shuffled ones, mean of the results."""
+    rows = []
+    for placement in results[0].learned_task:
+        cells = []
+        for metric in ("choice_accuracy", "gold_bits_per_byte"):
+            found = average(result.learned_task[placement].get(metric) for result in results)
+            cells.append("" if found is None else f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})")
+        rows.append([title, placement, *cells])
+    return rows
+
+
+def draw(curves: list[Curve], file: Path) -> None:
+    """A panel for each title: format-following solid, knowledge dashed, a colour for each condition."""
+    titles = list(dict.fromkeys(curve.title for curve in curves))
+    colours = dict(zip(dict.fromkeys(curve.condition for curve in curves), COLOURS, strict=False))
+    num_columns = min(4, len(titles))
+    num_rows = -(-len(titles) // num_columns)
+    with in_style():
+        figure = Figure(figsize=(2.7 * num_columns, 0.5 + 2.1 * num_rows), facecolor="white", layout="constrained")
+        panels = figure.subplots(num_rows, num_columns, squeeze=False, sharex=True, sharey=True).flat
+        for axes, title in itertools.zip_longest(panels, titles):
+            if title is None:
+                axes.remove()
+                continue
+            for curve in (curve for curve in curves if curve.title == title):
+                for metric, dashes in (("format_following", "-"), ("knowledge_accuracy", "--")):
+                    points = [(s, e.value) for s, e in zip(STEPS, curve.by_metric[metric], strict=True) if e]
+                    axes.plot(
+                        [step for step, _ in points],
+                        [value for _, value in points],
+                        dashes,
+                        color=colours[curve.condition],
+                        marker="o",
+                        markersize=3,
+                        label=f"{curve.condition}: {metric.replace('_', '-')}",
+                    )
+            axes.axhline(ENOUGH, color="black", linewidth=0.6, linestyle=":")
+            axes.set(title=title, ylim=(-0.03, 1.03), xlabel="tuning step")
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+        figure.savefig(file, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("worlds", "real"), required=True)
+    parser.add_argument("--folder", type=Path, default=Path("build/worlds"), help="worlds and results are kept here")
+    parser.add_argument("--model", help="folder of a checkpoint")
+    parser.add_argument("--mirror", help="folder laid out like the hub")
+    parser.add_argument("--out", type=Path, help="write the tables here, and the figure beside them")
+    arguments = parser.parse_args()
+    if arguments.part == "worlds":
+        curves, excess = on_worlds(arguments.folder)
+    else:
+        if not arguments.model:
+            parser.error("--part real needs --model")
+        curves, excess = on_real_model(arguments.folder, arguments.model, arguments.mirror)
+    head = ["", "condition", *(f"step {step}" for step in STEPS)]
+    text = f"{datetime.date.today()}, `python scripts/saturation.py --part {arguments.part}`\n"
+    for metric in METRICS:
+        text += f"\n### {metric}\n\n{markdown(head, [[c.title, c.condition, *c.cells(metric)] for c in curves])}\n"
+    text += "\n### True answers less shuffled ones\n\n"
+    text += f"{markdown(['', 'placement', 'choice accuracy', 'gold bits per byte saved'], excess)}\n"
+    print(text)
+    if arguments.out:
+        arguments.out.write_text(text)
+        draw(curves, arguments.out.with_suffix(".svg"))
+
+
+if __name__ == "__main__":
+    main()
