@@ -2,6 +2,7 @@
 
 import functools
 import math
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ class Meter:
         self._seconds: dict[str, float] = defaultdict(float)
         self._tokens: dict[str, int] = defaultdict(int)
         self._flops: dict[str, float] = defaultdict(float)
+        self._lock = threading.Lock()
         reset_peak()
 
     @contextmanager
@@ -41,15 +43,15 @@ class Meter:
             self._open.pop()
 
     def count(self, model: LanguageModel, num_tokens: int, num_logits: int, *, backward: bool = False) -> None:
-        """Note a pass over `num_tokens`, padding not counted, with logits at `num_logits` of them.
+        """Note a pass, on whatever thread, over `num_tokens`, padding not counted, with logits at `num_logits` of them.
 
         Args:
             backward: whether gradients flow back through it.
         """
-        self._tokens[self._open[-1]] += num_tokens
-        self._flops[self._open[-1]] += (4 if backward else 2) * (
-            model.num_body_parameters * num_tokens + model.num_head_parameters * num_logits
-        )
+        flops = 2 * (model.num_body_parameters * num_tokens + model.num_head_parameters * num_logits)
+        with self._lock:
+            self._tokens[self._open[-1]] += num_tokens
+            self._flops[self._open[-1]] += 2 * flops if backward else flops
 
     def cost(self, model: LanguageModel) -> Cost:
         """Of this process, up to now."""

@@ -50,6 +50,11 @@ class LanguageModel:
         share = getattr(config, "num_experts_per_tok", 1) / num_experts
         return sum(weight.numel() * (share if ".experts." in name else 1) for name, weight in self.matrices)
 
+    @property
+    def num_layer_parameters(self) -> float:
+        """Of one layer, on average."""
+        return self.num_body_parameters / self.network.config.get_text_config().num_hidden_layers
+
     @functools.cached_property
     def num_head_parameters(self) -> int:
         return self.network.get_output_embeddings().weight.numel()

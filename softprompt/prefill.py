@@ -5,6 +5,7 @@ solved examples, and a batch of `prefix` its vectors. Shapes: B rows, A rows wit
 H attention heads, K a head's width, S seeds, P vectors.
 """
 
+import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from softprompt.cores import side_by_side
 from softprompt.memory import free_bytes
 from softprompt.meter import Meter
 from softprompt.models import LanguageModel
@@ -55,6 +57,7 @@ class Prefill:
         self.max_bytes = SHARE_OF_MEMORY * free_bytes(model.devices) if max_bytes is None else max_bytes
         self._kept: OrderedDict[Head, KeysAndValues] = OrderedDict()
         self.num_bytes = 0
+        self._lock = threading.Lock()
         self.shares_all = True
         """Whether no prompt with a head had to be read whole so far."""
 
@@ -119,17 +122,30 @@ class Prefill:
             for layer in zip(*(found[head] for head in heads), strict=True)
         ]
 
-    @torch.no_grad()
     def _keys_and_values(self, heads: Iterable[Head]) -> dict[Head, KeysAndValues]:
         found: dict[Head, KeysAndValues] = {}
         missing = []
-        for head in dict.fromkeys(heads):
-            if head in self._kept:
-                self._kept.move_to_end(head)
-                found[head] = self._kept[head]
-            else:
-                missing.append(head)
-        for group in self._alike(missing):
+        with self._lock:
+            for head in dict.fromkeys(heads):
+                if head in self._kept:
+                    self._kept.move_to_end(head)
+                    found[head] = self._kept[head]
+                else:
+                    missing.append(head)
+        groups = list(self._alike(missing))
+        flops = 2 * self.model.num_layer_parameters * sum(map(len, missing))
+        for read in side_by_side(self.model.device, groups, flops, self._read) if groups else ():
+            found |= read
+        with self._lock:
+            for head in missing:
+                self._keep(head, found[head])
+        return found
+
+    @torch.no_grad()
+    def _read(self, groups: Iterable[Sequence[Head]]) -> dict[Head, KeysAndValues]:
+        """Heads that nobody has read yet, a pass for each group."""
+        found: dict[Head, KeysAndValues] = {}
+        for group in groups:
             self.meter.count(self.model, sum(map(len, group)), len(group))
             _, cache = self.model.forward(
                 input_ids=self._padded(group, 0),
@@ -142,7 +158,6 @@ class Prefill:
                     (layer.keys[row, :, -len(head) :].clone(), layer.values[row, :, -len(head) :].clone())
                     for layer in cache.layers
                 ]
-                self._keep(head, found[head])
         return found
 
     def _alike(self, heads: Sequence[Head]) -> Iterator[list[Head]]:
@@ -158,6 +173,8 @@ class Prefill:
             yield group
 
     def _keep(self, head: Head, kv: KeysAndValues) -> None:
+        if head in self._kept:
+            return  # another core has read it meanwhile
         self._kept[head] = kv
         self.num_bytes += _num_bytes(kv)
         while self.num_bytes > self.max_bytes:

@@ -15,11 +15,15 @@ from torch import Tensor
 from softprompt import processes
 from softprompt.benchmarks import Benchmark, Example
 from softprompt.chat import answer_ids, terminator_id
+from softprompt.cores import side_by_side
 from softprompt.memory import MicroBatches
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import Protocol
 from softprompt.truncation import truncated_batch
+
+Row = tuple[Prompt, list[int]]
+"""A prompt and the tokens of its answer."""
 
 MAX_NORM = 1.0
 """Gradients are clipped to this norm, each seed's on its own."""
@@ -130,7 +134,7 @@ def batches(examples: Sequence[Example], protocol: Protocol) -> Iterator[list[li
 
 def _backward(
     prefill: Prefill,
-    rows: Sequence[tuple[Prompt, list[int]]],
+    rows: Sequence[Row],
     seeds: Sequence[torch.nn.Parameter],
     micro_batches: MicroBatches,
     loss_exponent: float,
@@ -148,7 +152,7 @@ def _backward(
     for vectors_PD in seeds:
         vectors_PD.grad = torch.zeros_like(vectors_PD)
 
-    def work(chunk: Sequence[tuple[Prompt, list[int]]]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def work(chunk: Sequence[Row]) -> tuple[Tensor, tuple[Tensor, ...]]:
         vectors_SPD = torch.stack(list(seeds))
         seeds_B = torch.tensor([prompt.seed for prompt, _ in chunk], device=device)
         losses_BA = answer_losses(prefill, chunk, vectors_SPD)
@@ -156,20 +160,25 @@ def _backward(
         learned = (bounded(losses_BA, loss_exponent).sum(1) / num_tokens_S[seeds_B]).sum()
         return part_S, torch.autograd.grad(learned, list(seeds))
 
-    def num_bytes(row: tuple[Prompt, list[int]]) -> float:
+    def num_bytes(row: Row) -> float:
         return prefill.model.pass_bytes(len(row[0]) + len(row[1]), len(row[1]), backward=True)
 
+    def on_cores(chunk: Sequence[Row]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
+        num_positions = sum(len(prompt) - prompt.num_head + len(answer) for prompt, answer in chunk)
+        return side_by_side(device, chunk, 4 * prefill.model.num_layer_parameters * num_positions, work)
+
     by_length = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))  # little padding
-    for part_S, gradients in micro_batches.run(processes.share(by_length), num_bytes, work):
-        losses_S += part_S
-        for vectors_PD, gradient_PD in zip(seeds, gradients, strict=True):
-            assert vectors_PD.grad is not None
-            vectors_PD.grad += gradient_PD
+    for parts in micro_batches.run(processes.share(by_length), num_bytes, on_cores):
+        for part_S, gradients in parts:
+            losses_S += part_S
+            for vectors_PD, gradient_PD in zip(seeds, gradients, strict=True):
+                assert vectors_PD.grad is not None
+                vectors_PD.grad += gradient_PD
     processes.add_up([losses_S, *(vectors_PD.grad for vectors_PD in seeds if vectors_PD.grad is not None)])
     return losses_S
 
 
-def answer_losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
+def answer_losses(prefill: Prefill, rows: Sequence[Row], vectors_SPD: Tensor) -> Tensor:
     """(B, A) cross-entropy of each token of the rows' answers, in nats; 0 behind a shorter answer.
 
     Logits are computed at the answer only. The last answer token is a target, never an input.
