@@ -1,4 +1,4 @@
-"""What the controls are made of, and what shuffled answers tell of a tuning: whether it learned the task."""
+"""What the controls are made of, and what they tell of a tuning: whether it learned the task."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,28 +40,42 @@ def with_instruction(benchmark: Benchmark) -> Benchmark:
 
 
 def learned_task(conditions: Sequence[Condition], outcomes: Sequence[Outcome]) -> dict[str, dict[str, Estimate]]:
-    """By placement: how much better true answers do than shuffled ones, see `metrics.difference`. Empty where no
-    answers were shuffled."""
+    """By placement and format-free metric: how much better true answers do than shuffled ones or the plain prompt,
+    whichever is less; see `metrics.difference`. Empty where no answers were shuffled.
+
+    Shuffled answers alone are no measure of it: they teach the format, and that answers have nothing to do with the
+    question; a model may unlearn by them what it knew. Nor is the plain prompt, which lacks the format.
+    """
+    by_condition: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        by_condition.setdefault(outcome.condition, []).append(outcome)
     found = {}
     for condition in conditions:
         if condition.vectors == "shuffled":
-            true = [outcome for outcome in outcomes if outcome.condition == condition.placement]
-            shuffled = [outcome for outcome in outcomes if outcome.condition == condition.name]
-            found[condition.placement] = difference(true, shuffled)
+            others = (by_condition[name] for name in (condition.name, Condition().name))
+            over_shuffled, over_plain = (difference(by_condition[condition.placement], other) for other in others)
+            found[condition.placement] = {
+                metric: min(excess, over_plain[metric], key=lambda estimate: estimate.value)
+                for metric, excess in over_shuffled.items()
+            }
     return found
 
 
-def learned(excess: Mapping[str, Estimate]) -> dict[str, Estimate]:
-    """Of a placement's excess on one benchmark, the metrics whose whole interval is above 0."""
-    return {metric: estimate for metric, estimate in excess.items() if estimate.low > 0}
+def has_learned(excess: Mapping[str, Estimate]) -> bool:
+    """Whether a placement's excess on one benchmark is above 0, with its whole interval, on every metric."""
+    return bool(excess) and all(estimate.low > 0 for estimate in excess.values())
 
 
 def in_words(excess: Mapping[str, Estimate]) -> str:
     """What that says, as half a sentence."""
-    by = ", ".join(f"{e.value:+.3f} {metric} ({e.low:+.3f} to {e.high:+.3f})" for metric, e in learned(excess).items())
-    if by:
-        return f"true answers beat shuffled ones by {by}: the excess is learned task"
-    return "true answers taught no more than shuffled ones: the format alone"
+
+    def by(metrics: Mapping[str, Estimate]) -> str:
+        return ", ".join(f"{e.value:+.3f} {name} ({e.low:+.3f} to {e.high:+.3f})" for name, e in metrics.items())
+
+    if has_learned(excess):
+        return f"true answers beat shuffled ones and the plain prompt by {by(excess)}: so much at most is learned task"
+    level = {metric: estimate for metric, estimate in excess.items() if estimate.low <= 0}
+    return f"no sign of learned task: over shuffled answers or the plain prompt, whichever is better, {by(level)}"
 
 
 def summary(results: Iterable["Result"]) -> dict[str, str]:
@@ -72,11 +86,12 @@ def summary(results: Iterable["Result"]) -> dict[str, str]:
             jobs.setdefault(placement, []).append(result)
     sentences = {}
     for placement, its in jobs.items():
-        taught = [f"{r.variant} on {r.benchmark}" for r in its if learned(r.learned_task[placement])]
+        taught = [f"{r.variant} on {r.benchmark}" for r in its if has_learned(r.learned_task[placement])]
         sentences[placement] = (
-            f"In {len(taught)} of {len(its)} jobs true answers beat shuffled ones, and the excess is learned task: "
-            f"{', '.join(taught)}."
+            f"In {len(taught)} of {len(its)} jobs true answers beat shuffled ones and the plain prompt on every "
+            f"format-free metric, and the excess may be learned task: {', '.join(taught)}."
             if taught
-            else f"In none of {len(its)} jobs did true answers teach more than shuffled ones: the format alone."
+            else f"In none of {len(its)} jobs did true answers beat shuffled ones and the plain prompt on every "
+            "format-free metric: no sign of learned task."
         )
     return sentences

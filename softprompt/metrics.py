@@ -83,9 +83,9 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
 
 
 def difference(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Estimate]:
-    """By format-free metric: how much better `first` does than `second` on the same items, paired by item. Positive is
-    better: more right choices, fewer bits."""
-    values: dict[str, Callable[[Outcome], float]] = {}
+    """By metric that does not ask for the format: how much better `first` does than `second` on the same items, paired
+    by item. Positive is better: more right answers or choices, fewer bits."""
+    values: dict[str, Callable[[Outcome], float]] = {"lenient_accuracy": lambda o: float(o.lenient_correct)}
     if all(outcome.choice_correct is not None for outcome in (*first, *second)):
         values["choice_accuracy"] = lambda o: float(bool(o.choice_correct))
     if all(outcome.gold_bits is not None for outcome in (*first, *second)):

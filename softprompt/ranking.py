@@ -289,7 +289,10 @@ def _warnings(results: Sequence[Result], condition: str) -> tuple[str, ...]:
         following = result.metrics[condition]["format_following"].value
         if condition in result.curves and following < FORMAT_LEARNED:
             found.append(f"format-following is only {following:.2f} on {result.benchmark}")
-    taught = [result.benchmark for result in results if controls.learned(result.learned_task.get(condition, {}))]
+    taught = [result.benchmark for result in results if controls.has_learned(result.learned_task.get(condition, {}))]
     if taught:
-        found.append(f"true answers beat shuffled ones on {', '.join(taught)}: the excess is learned task")
+        found.append(
+            f"true answers beat shuffled ones and the plain prompt on {', '.join(taught)}: the excess may be learned "
+            "task"
+        )
     return tuple(found)

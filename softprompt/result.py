@@ -71,8 +71,8 @@ class Result:
     """Versions, devices, dtype, world size, counts of items; whether what prompts begin with alike was read once
     (`prefix_caching`; false if some had to be read whole)."""
     learned_task: dict[str, dict[str, Estimate]] = field(default_factory=dict)
-    """Placement -> format-free metric -> how much better true answers did than shuffled ones, paired by item. Empty
-    without the control `shuffled`."""
+    """Placement -> format-free metric -> how much better true answers did than shuffled ones or the plain prompt,
+    whichever is less; see `softprompt.controls`. Empty without the control `shuffled`."""
     outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
     vectors: "dict[str, np.ndarray]" = field(default_factory=dict, repr=False)
     """Condition that vectors are tuned for -> the vectors, (seed, vector, width), float32."""

@@ -12,7 +12,7 @@ import torch
 from softprompt.benchmarks import Benchmark, Example, Rows
 from softprompt.checkpoints import open_checkpoint
 from softprompt.conditions import CONTROLS, Condition
-from softprompt.controls import in_words, learned_task, shuffled_answers, with_instruction
+from softprompt.controls import has_learned, in_words, learned_task, shuffled_answers, with_instruction
 from softprompt.errors import BadBenchmark, BadStudy
 from softprompt.evaluation import evaluate
 from softprompt.metrics import Outcome
@@ -161,39 +161,50 @@ def test_a_benchmark_too_long_with_its_controls_is_refused(
 
 
 def test_learned_task_worked_by_hand() -> None:
-    """True answers chose right on 3 of 4 items, shuffled ones on 1 of the same; each item took 8 bits, and 6."""
+    """True answers chose right on 3 of 4 items, shuffled ones on 1 and the plain prompt on 2 of the same."""
 
-    def outcomes(condition: str, choices: str, bits: float) -> list[Outcome]:
-        shared = {"output": "x", "stopped": True, "answer": "x", "correct": True, "lenient_correct": True}
+    def outcomes(condition: str, right: str, bits: float) -> list[Outcome]:
         return [
             Outcome(
                 condition=condition,
                 item=str(i),
-                seed=0,
-                choice_correct=c == "1",
+                seed=None if condition == "zero_shot" else 0,
+                output="x",
+                stopped=True,
+                answer="x",
+                correct=False,
+                lenient_correct=True,
+                choice_correct=r == "1",
                 gold_bits=bits,
                 gold_bytes=4,
-                **shared,
             )
-            for i, c in enumerate(choices)
+            for i, r in enumerate(right)
         ]
 
-    conditions = [Condition("cue"), Condition("cue", "shuffled")]
-    found = learned_task(conditions, [*outcomes("cue", "1110", 6), *outcomes("cue_shuffled", "1000", 8)])
-    excess = found["cue"]
-    assert excess["choice_accuracy"].value == pytest.approx(0.5)
-    assert excess["choice_accuracy"].low == pytest.approx(0.5 - 1.95996 * (1 / 3) ** 0.5 / 2, abs=1e-4)
-    assert excess["gold_bits_per_byte"].value == excess["gold_bits_per_byte"].low == pytest.approx(0.5)
+    conditions = [Condition(), Condition("cue"), Condition("cue", "shuffled")]
+    others = [*outcomes("zero_shot", "1010", 12), *outcomes("cue_shuffled", "1000", 8)]
+    (excess,) = learned_task(conditions, [*outcomes("cue", "1110", 6), *others]).values()
+    assert excess["choice_accuracy"].value == pytest.approx(0.25)  # over the plain prompt
+    assert excess["choice_accuracy"].low == pytest.approx(0.25 - 1.95996 * 0.25, abs=1e-4)
+    assert excess["gold_bits_per_byte"].value == excess["gold_bits_per_byte"].low == pytest.approx(0.5)  # over shuffled
+    assert excess["lenient_accuracy"].value == 0
+    assert not has_learned(excess)
     assert in_words(excess) == (
-        "true answers beat shuffled ones by +0.500 gold_bits_per_byte (+0.500 to +0.500): the excess is learned task"
+        "no sign of learned task: over shuffled answers or the plain prompt, whichever is better, "
+        "+0.000 lenient_accuracy (+0.000 to +0.000), +0.250 choice_accuracy (-0.240 to +0.740)"
     )
-    assert "the format alone" in in_words({"choice_accuracy": excess["choice_accuracy"]})
+    above = {"gold_bits_per_byte": excess["gold_bits_per_byte"]}
+    assert has_learned(above)
+    assert in_words(above) == (
+        "true answers beat shuffled ones and the plain prompt by +0.500 gold_bits_per_byte (+0.500 to +0.500): so much "
+        "at most is learned task"
+    )
     assert learned_task([Condition("cue")], []) == {}
 
 
 def test_what_a_tuning_learned_of_the_task_is_kept_with_the_result(result: Result, tmp_path: Path) -> None:
     assert list(result.learned_task) == ["cue", "prefix"]
-    assert set(result.learned_task["cue"]) == {"choice_accuracy", "gold_bits_per_byte"}
+    assert set(result.learned_task["cue"]) == {"lenient_accuracy", "choice_accuracy", "gold_bits_per_byte"}
     assert Result.load(result.save(tmp_path)).learned_task == result.learned_task
 
 

@@ -151,9 +151,12 @@ def test_learned_task_is_told_from_learned_format(tmp_path: Path) -> None:
         for r in study({"dense": 0.9, "moe": 0.5}, steps=[100])
     ]
     page = write(tmp_path, results)
-    assert "In 2 of 4 jobs true answers beat shuffled ones" in page.text
+    assert "In 2 of 4 jobs true answers beat shuffled ones and the plain prompt" in page.text
     assert page.source.count('<td class="strong">0.031<span class="interval">0.012 to 0.050</span>') == 2
-    assert "moe: true answers beat shuffled ones on capitals, rivers: the excess is learned task" in page.text
+    assert (
+        "moe: true answers beat shuffled ones and the plain prompt on capitals, rivers: the excess may be learned task"
+        in page.text
+    )
 
 
 def test_any_variant_name_is_shown_as_it_is_and_does_no_harm(tmp_path: Path) -> None:
