@@ -81,9 +81,11 @@ def on_worlds(folder: Path) -> tuple[list[Curve], list[list[str]]]:
     return curves, [row for v, its in by_variant.items() for row in excess_rows(titles[v], its)]
 
 
-def on_real_model(folder: Path, model: str, mirror: str | None) -> tuple[list[Curve], list[list[str]]]:
+def on_real_model(
+    folder: Path, names: Iterable[str], model: str, mirror: str | None
+) -> tuple[list[Curve], list[list[str]]]:
     """A curve of each benchmark."""
-    results = run(folder, REAL, BENCHMARKS, [Path(model)], mirror, Resources(micro_batch=32, dtype=DTYPE))
+    results = run(folder, REAL, names, [Path(model)], mirror, Resources(micro_batch=32, dtype=DTYPE))
     curves = [Curve.of(result.benchmark, condition, [result]) for result in results for condition in REAL.tunings]
     return curves, [row for result in results for row in excess_rows(result.benchmark, [result])]
 
@@ -160,6 +162,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/worlds"), help="worlds and results are kept here")
     parser.add_argument("--model", help="folder of a checkpoint")
     parser.add_argument("--mirror", help="folder laid out like the hub")
+    parser.add_argument("--only", nargs="*", choices=BENCHMARKS, help="of the real model's benchmarks; default: all")
     parser.add_argument("--out", type=Path, help="write the tables here, and the figure beside them")
     arguments = parser.parse_args()
     if arguments.part == "worlds":
@@ -167,7 +170,8 @@ def main() -> None:
     else:
         if not arguments.model:
             parser.error("--part real needs --model")
-        curves, excess = on_real_model(arguments.folder, arguments.model, arguments.mirror)
+        names = arguments.only or BENCHMARKS
+        curves, excess = on_real_model(arguments.folder, names, arguments.model, arguments.mirror)
     head = ["", "condition", *(f"step {step}" for step in STEPS)]
     text = f"{datetime.date.today()}, `python scripts/saturation.py --part {arguments.part}`\n"
     for metric in METRICS:
