@@ -10,8 +10,6 @@ from softprompt import Protocol, Resources, Result
 from softprompt.metrics import Estimate, summarise
 from softprompt.statistics import kendall_tau
 from softprompt.world.corpus import RECIPES
-from softprompt.world.facts import World
-from softprompt.world.posttrain import SUFFIX, posttrain
 from softprompt.world.pretrain import Schedule
 from softprompt.world.verdict import read_truth
 
@@ -35,15 +33,6 @@ def make_world(folder: Path, seed: int) -> Path:
 def truths(root: Path) -> dict[str, float]:
     found = read_truth(root / "bucket")
     return {variant: found[variant][LAST_STEP] for variant in VARIANTS}
-
-
-def post_trained(root: Path, seed: int, people: str) -> dict[str, float]:
-    """Each variant's zero-shot accuracy after post-training on questions about these people."""
-    selves = {variant: variant + SUFFIX[people] for variant in VARIANTS}
-    for variant in selves:
-        posttrain(World(seed), variant, LAST_STEP, root / "bucket", people)
-    results = evaluate_world(root, ZERO_SHOT, tuple(selves.values()))
-    return {variant: pooled(results, name, "zero_shot")["accuracy"].value for variant, name in selves.items()}
 
 
 def evaluate_world(root: Path, protocol: Protocol, variants: tuple[str, ...] = VARIANTS) -> list[Result]:
