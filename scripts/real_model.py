@@ -106,8 +106,8 @@ def main() -> None:
     if arguments.out:
         head = (
             f"# A real model: SmolLM2-135M-Instruct\n\n{datetime.date.today()}, `python scripts/real_model.py`, one "
-            f"seed, no chat template, protocols `{PROTOCOL.fingerprint}`, with more items `{MANY.fingerprint}`, with 160 "
-            f"steps `{LONGER.fingerprint}`; 95 % intervals in brackets.\n\n"
+            f"seed, no chat template, protocols `{PROTOCOL.fingerprint}`, with more items `{MANY.fingerprint}`, with "
+            f"160 steps `{LONGER.fingerprint}`; 95 % intervals in brackets.\n\n"
         )
         arguments.out.write_text(head + "\n".join(pages))
 
