@@ -1,8 +1,8 @@
 """Does format-following saturate, and does knowledge stay where it is? Tuning curves to 160 steps, on true answers and
 on answers shuffled among the training items, which teach the format alone.
 
-    python scripts/saturation.py --part worlds --out docs/evidence/saturation-worlds.md
-    python scripts/saturation.py --part real   --out docs/evidence/saturation-real.md --model FOLDER --mirror PATH
+    python scripts/saturation.py --part worlds --out build/saturation-worlds.md
+    python scripts/saturation.py --part real   --out build/saturation-real.md --model FOLDER --mirror PATH
 
 `worlds`: the variants of worlds 1 to 3 after pre-training, three prompt seeds. `real`: a model on benchmarks of
 different answer grammars, one seed. Results are kept in `--folder` and read again: a run that was cut off goes on.

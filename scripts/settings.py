@@ -1,7 +1,7 @@
 """One rule for all models? Settings of the protocol, one changed at a time, on Knowledge Worlds and on a real model.
 
-    python scripts/settings.py --part worlds --out docs/evidence/settings-worlds.md
-    python scripts/settings.py --part real   --out docs/evidence/settings-real.md --model FOLDER --mirror PATH
+    python scripts/settings.py --part worlds --out build/settings-worlds.md
+    python scripts/settings.py --part real   --out build/settings-real.md --model FOLDER --mirror PATH
 
 `worlds`: three worlds, 101 to 103, whose truth is known, and on which no result is reported. `real`: test items from
 `FIRST_ITEM` on, behind those that results are reported on. Results are kept in `--folder` and read again: a run that
