@@ -3,7 +3,7 @@
     python scripts/five_worlds.py --folder build/worlds --out docs/evidence/five-worlds.md
 
 The world seeds are 1 to 5, fixed before any of them was made. Defaults of the protocol were chosen on the worlds of
-`scripts/close_the_gap.py`, which are others. About 6 minutes a world to pre-train and 1 to evaluate on one core.
+`scripts/settings.py`, which are others. On one core about 3 minutes a world to pre-train and 2 to evaluate.
 """
 
 import argparse
