@@ -46,6 +46,7 @@ def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,
     watch = Stopwatch(model.device)
     run(1, watch)  # to warm up; its memory counts, its lap does not
     run(work.num_steps * num_epochs, watch)
+    peak_bytes = watch.peak_bytes
     rows = [
         (Prompt([0] * NUM_VECTORS + ids, [*range(NUM_VECTORS), *[TOKEN] * len(ids)], num_head=NUM_VECTORS), learned)
         for ids, learned in training_rows(model, benchmark, examples[: work.batch_size])
@@ -57,7 +58,7 @@ def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,
     return Measured(
         seconds=watch.laps[-work.num_steps :],
         cpu_seconds=watch.cpu_laps[-work.num_steps :],
-        peak_bytes=watch.peak_bytes,
+        peak_bytes=peak_bytes,
         flops=len(seeds) * tuning_flops(work, model, benchmark, examples, placement),
         matrix_rate=matrix_rate(model),
         num_items=len(seeds) * len(examples),
@@ -112,6 +113,7 @@ def tune_peft(work: Workload) -> Measured:
     watch = Stopwatch(model.device)
     run(1, watch)  # to warm up; its memory counts, its lap does not
     run(work.num_steps, watch)
+    peak_bytes = watch.peak_bytes
     vectors = network.prompt_encoder["default"].embedding.weight
     vectors.data, vectors.grad = first_vectors(model), None
     batch = DataCollatorForSeq2Seq(model.tokenizer, padding=True)(rows[: work.batch_size]).to(model.device)
@@ -120,7 +122,7 @@ def tune_peft(work: Workload) -> Measured:
     return Measured(
         seconds=watch.laps[-work.num_steps :],
         cpu_seconds=watch.cpu_laps[-work.num_steps :],
-        peak_bytes=watch.peak_bytes,
+        peak_bytes=peak_bytes,
         flops=tuning_flops(work, model, benchmark, examples, "prefix"),
         matrix_rate=matrix_rate(model),
         num_items=len(examples),
