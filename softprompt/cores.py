@@ -41,12 +41,14 @@ def side_by_side(
         with torch.set_grad_enabled(is_recording):
             return work(part)
 
-    futures = [_pool(num).submit(on_one_core, part) for part in parts]
-    wait(futures)  # all of them, even if one has failed: none may still hold memory when the work is tried anew
-    torch.set_num_threads(num_cores)  # what a thread sets holds for itself and for all threads to come
+    futures = [_pool(num_cores).submit(on_one_core, part) for part in parts]
+    try:
+        wait(futures)  # all of them, even if one has failed: none may still hold memory when the work is tried anew
+    finally:
+        torch.set_num_threads(num_cores)  # what a thread sets holds for itself and for all threads to come
     return [future.result() for future in futures]
 
 
 @functools.cache
-def _pool(num: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(num, thread_name_prefix="softprompt")
+def _pool(num_cores: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(num_cores, thread_name_prefix="softprompt")

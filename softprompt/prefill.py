@@ -134,7 +134,7 @@ class Prefill:
                     missing.append(head)
         groups = list(self._alike(missing))
         flops = 2 * self.model.num_layer_parameters * sum(map(len, missing))
-        for read in side_by_side(self.model.device, groups, flops, self._read) if groups else ():
+        for read in side_by_side(self.model.device, groups, flops, self._read):
             found |= read
         with self._lock:
             for head in missing:
