@@ -3,15 +3,23 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from s3 import S3Bucket, S3Server
 
 from softprompt.answers import OptionInWords
 from softprompt.benchmarks import Benchmark, Example, Row, Rows
-from softprompt.protocol import Protocol
+from softprompt.protocol import Protocol, Resources
+
+if TYPE_CHECKING:
+    from softprompt.models import LanguageModel
+    from softprompt.result import Result
+
+CPU = Resources(device="cpu", dtype="float32", micro_batch=64)
+"""What the tiny checkpoint runs on."""
 
 CACHES = Path(tempfile.mkdtemp(prefix="softprompt-tests-"))
 os.environ.update(
@@ -140,8 +148,34 @@ def quick_protocol() -> Protocol:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, rows: Rows, toy_benchmark: Benchmark) -> Path:
     """It has met the training questions four times: some of its answers are right, some end, in others it rambles."""
+    import torch
+
+    torch.set_num_threads(1)  # so small a model only waits for a second one
     texts = [f"{toy_benchmark.prompt(example)} {example.answer}" for example in rows.train]
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "step-100", texts)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint: Path) -> "LanguageModel":
+    """The tiny checkpoint, loaded."""
+    from softprompt.checkpoints import open_checkpoint
+    from softprompt.models import load_model
+
+    return load_model(open_checkpoint(str(tiny_checkpoint)), CPU)
+
+
+@pytest.fixture(scope="module")
+def run(
+    tiny_checkpoint: Path, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
+) -> "Callable[..., Result]":
+    """Evaluate the tiny checkpoint on the toy benchmark, with whatever is changed."""
+    from softprompt.evaluation import evaluate
+
+    def run(checkpoint: Path = tiny_checkpoint, **changes: Any) -> "Result":
+        changes = {"benchmark": toy_benchmark, "protocol": quick_protocol, "rows": rows, "resources": CPU} | changes
+        return evaluate(str(checkpoint), **changes)
+
+    return run
 
 
 def write_tiny_checkpoint(folder: Path, texts: list[str], max_shard_size: str = "1GB") -> Path:

@@ -10,23 +10,17 @@ import pytest
 import torch
 
 from softprompt.benchmarks import Benchmark, Example, Rows
-from softprompt.checkpoints import open_checkpoint
 from softprompt.conditions import CONTROLS, Condition
 from softprompt.controls import has_learned, in_words, learned_task, shuffled_answers, with_instruction
 from softprompt.errors import BadBenchmark, BadStudy
 from softprompt.evaluation import evaluate
 from softprompt.metrics import Outcome
-from softprompt.models import LanguageModel, load_model
+from softprompt.models import LanguageModel
 from softprompt.prompt import Placement, plain_prompts, random_vectors
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result
 
 CPU = Resources(device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> LanguageModel:
-    return load_model(open_checkpoint(str(tiny_checkpoint)), CPU)
 
 
 @pytest.fixture(scope="module")

@@ -2,28 +2,21 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 import torch
 from plain_loops import gradients, plain_gradients, plain_output, training_rows
 
-from softprompt import Protocol, Resources, cores
+from softprompt import Protocol, cores
 from softprompt.benchmarks import Benchmark, Rows
-from softprompt.checkpoints import open_checkpoint
 from softprompt.conditions import PLACEMENTS
 from softprompt.cores import side_by_side
 from softprompt.decode import answer
-from softprompt.models import LanguageModel, load_model
+from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, plain_prompts
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> LanguageModel:
-    return load_model(open_checkpoint(str(tiny_checkpoint)), Resources(device="cpu"))
 
 
 @pytest.fixture(autouse=True)

@@ -8,19 +8,16 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import CPU
 from plain_loops import (
     as_tokens,
-    gradients,
     mixed_prompts,
-    plain_gradients,
     plain_output,
     plain_score,
-    training_rows,
 )
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
@@ -31,37 +28,12 @@ from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import open_checkpoint
 from softprompt.decode import answer
 from softprompt.errors import BadBenchmark, BadCheckpoint
-from softprompt.evaluation import evaluate
 from softprompt.models import LanguageModel, load_model
 from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompt
-from softprompt.protocol import PLACEMENTS, Protocol, Resources
+from softprompt.protocol import PLACEMENTS, Protocol
 from softprompt.ranking import rank
 from softprompt.result import Result
-
-CPU = Resources(device="cpu", dtype="float32", micro_batch=64)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    """So small a model only waits for a second one."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> LanguageModel:
-    return load_model(open_checkpoint(str(tiny_checkpoint)), CPU)
-
-
-@pytest.fixture(scope="module")
-def run(tiny_checkpoint: Path, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows) -> Callable[..., Result]:
-    """Evaluate the tiny checkpoint on the toy benchmark, with whatever is changed."""
-
-    def run(checkpoint: Path = tiny_checkpoint, **changes: Any) -> Result:
-        changes = {"benchmark": toy_benchmark, "protocol": quick_protocol, "rows": rows, "resources": CPU} | changes
-        return evaluate(str(checkpoint), **changes)
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -267,106 +239,6 @@ def test_vectors_may_start_from_a_text_repeated_as_often_as_needed(
     assert len(model.encode(" city")) == 1
     for vectors_PD in Placement("both", model, toy_benchmark, protocol).initial_vectors((0, 1)):
         torch.testing.assert_close(vectors_PD, expected, rtol=0, atol=0)
-
-
-# Tuning
-
-
-@pytest.mark.parametrize("loss_exponent", [0.0, 0.5])
-@pytest.mark.parametrize("name", PLACEMENTS)
-def test_gradients_equal_those_of_a_plain_loop_over_full_sequences(
-    model: LanguageModel,
-    toy_benchmark: Benchmark,
-    quick_protocol: Protocol,
-    rows: Rows,
-    name: str,
-    loss_exponent: float,
-) -> None:
-    quick_protocol = replace(quick_protocol, loss_exponent=loss_exponent)
-    placement = Placement(name, model, toy_benchmark, quick_protocol)
-    batch = training_rows(model, placement, rows.train[:9:2], seeds=(0, 1))
-    assert len({len(prompt) for prompt, _ in batch}) > 1
-    assert len({len(ids) for _, ids in batch}) > 1
-
-    expected_SPD, expected_S = plain_gradients(model, placement, batch, quick_protocol)
-    found_SPD, losses_S = gradients(model, placement, batch, quick_protocol)
-    torch.testing.assert_close(losses_S, expected_S, rtol=0, atol=1e-5)
-    torch.testing.assert_close(found_SPD, expected_SPD, rtol=1e-4, atol=1e-6)
-    assert found_SPD.abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("name", PLACEMENTS)
-def test_a_seed_has_the_same_gradient_alone_as_together_with_others(
-    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, name: str
-) -> None:
-    placement = Placement(name, model, toy_benchmark, quick_protocol)
-    together = training_rows(model, placement, rows.train[:4], seeds=(0, 1))
-    found_SPD, losses_S = gradients(model, placement, together, quick_protocol, micro_batch=3)
-    for number, seed in enumerate(quick_protocol.seeds):
-        alone = training_rows(model, placement, rows.train[:4], seeds=(0,))
-        own_SPD, own_S = gradients(model, placement, alone, replace(quick_protocol, seeds=(seed,)))
-        torch.testing.assert_close(found_SPD[number], own_SPD[0], rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(losses_S[number], own_S[0], rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(("num_train", "batch_size"), [(24, 4), (23, 4), (5, 8), (24, 1)])
-def test_every_seed_meets_every_sample_once_an_epoch(
-    rows: Rows, quick_protocol: Protocol, num_train: int, batch_size: int
-) -> None:
-    examples = rows.train[:num_train]
-    protocol = replace(quick_protocol, num_steps=200, batch_size=batch_size, seeds=(0, 1, 2))
-    steps = list(tune.batches(examples, protocol))
-    assert len(steps) == 200
-    for seed in range(3):
-        met = [i for step in steps for i in step[seed]]
-        epochs = [met[start : start + num_train] for start in range(0, len(met) - num_train, num_train)]
-        assert all(sorted(epoch) == list(range(num_train)) for epoch in epochs)
-        assert len(epochs) >= 2
-        assert max(len(step[seed]) for step in steps) <= batch_size
-    assert steps != [[step[0]] * 3 for step in steps]  # each in an order of its own
-
-
-def test_the_batches_of_all_seeds_are_of_like_length_at_every_step(rows: Rows, quick_protocol: Protocol) -> None:
-    """Two seeds of four: out of eight samples that stand side by side in the order of their lengths."""
-    lengths = [len(example.question) + len(example.answer) for example in rows.train]
-    ranks = {i: place for place, i in enumerate(sorted(range(24), key=lambda i: (lengths[i], i)))}
-    for step in tune.batches(rows.train, quick_protocol):
-        assert len({ranks[i] // 8 for i in itertools.chain(*step)}) == 1
-
-
-def test_lengths_come_in_mixed_order_and_in_another_one_each_epoch(rows: Rows, quick_protocol: Protocol) -> None:
-    lengths = [len(example.question) + len(example.answer) for example in rows.train]
-    steps = list(tune.batches(rows.train, replace(quick_protocol, num_steps=12)))
-    order = [max(lengths[i] for i in itertools.chain(*step)) for step in steps]
-    assert order[:6] not in (sorted(order[:6]), order[6:])
-
-
-def test_a_tuned_answer_ends_with_the_terminator_unless_stopping_is_not_to_be_learned(
-    run: Callable[..., Result], quick_protocol: Protocol, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: set[str] = set()
-    healthy = tune.answer_losses
-
-    def losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
-        seen.update(prefill.model.tokenizer.decode(ids) for _, ids in rows)
-        return healthy(prefill, rows, vectors_SPD)
-
-    monkeypatch.setattr(tune, "answer_losses", losses)
-    run()
-    assert " Oslo</s>" in seen
-    assert all(text.startswith(" ") and text.endswith("</s>") for text in seen)
-    seen.clear()
-    run(protocol=replace(quick_protocol, learn_stop=False))
-    assert " Oslo" in seen
-    assert not any("</s>" in text for text in seen)
-
-
-def test_the_learning_rate_rises_then_falls_to_nothing(quick_protocol: Protocol) -> None:
-    protocol = replace(quick_protocol, num_steps=40, num_warmup_steps=4)
-    shares = [tune.share_of_rate(step, protocol) for step in range(41)]
-    assert shares[:5] == [0.2, 0.4, 0.6, 0.8, 1.0]
-    assert shares[4:] == sorted(shares[4:], reverse=True)
-    assert shares[40] == pytest.approx(0)
 
 
 # What goes wrong

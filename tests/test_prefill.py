@@ -1,7 +1,6 @@
 """Reading a shared beginning once, keeping it or not, must change nothing."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,18 +9,12 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from softprompt import prefill as prefill_module
 from softprompt.benchmarks import Benchmark, Rows
-from softprompt.checkpoints import open_checkpoint
-from softprompt.models import LanguageModel, load_model
+from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt, plain_prompts
-from softprompt.protocol import Protocol, Resources
+from softprompt.protocol import Protocol
 
 Prompts = list[Prompt]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> LanguageModel:
-    return load_model(open_checkpoint(str(tiny_checkpoint)), Resources(device="cpu"))
 
 
 @pytest.fixture(params=["zero_shot", "few_shot", "cue"])

@@ -1,0 +1,115 @@
+"""Tuning against a plain loop, its batches, its rate and what it learns from."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from plain_loops import gradients, plain_gradients, training_rows
+from torch import Tensor
+
+from softprompt import tune
+from softprompt.benchmarks import Benchmark, Rows
+from softprompt.models import LanguageModel
+from softprompt.prefill import Prefill
+from softprompt.prompt import Placement, Prompt
+from softprompt.protocol import PLACEMENTS, Protocol
+from softprompt.result import Result
+
+
+@pytest.mark.parametrize("loss_exponent", [0.0, 0.5])
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_gradients_equal_those_of_a_plain_loop_over_full_sequences(
+    model: LanguageModel,
+    toy_benchmark: Benchmark,
+    quick_protocol: Protocol,
+    rows: Rows,
+    name: str,
+    loss_exponent: float,
+) -> None:
+    quick_protocol = replace(quick_protocol, loss_exponent=loss_exponent)
+    placement = Placement(name, model, toy_benchmark, quick_protocol)
+    batch = training_rows(model, placement, rows.train[:9:2], seeds=(0, 1))
+    assert len({len(prompt) for prompt, _ in batch}) > 1
+    assert len({len(ids) for _, ids in batch}) > 1
+
+    expected_SPD, expected_S = plain_gradients(model, placement, batch, quick_protocol)
+    found_SPD, losses_S = gradients(model, placement, batch, quick_protocol)
+    torch.testing.assert_close(losses_S, expected_S, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found_SPD, expected_SPD, rtol=1e-4, atol=1e-6)
+    assert found_SPD.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_a_seed_has_the_same_gradient_alone_as_together_with_others(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, name: str
+) -> None:
+    placement = Placement(name, model, toy_benchmark, quick_protocol)
+    together = training_rows(model, placement, rows.train[:4], seeds=(0, 1))
+    found_SPD, losses_S = gradients(model, placement, together, quick_protocol, micro_batch=3)
+    for number, seed in enumerate(quick_protocol.seeds):
+        alone = training_rows(model, placement, rows.train[:4], seeds=(0,))
+        own_SPD, own_S = gradients(model, placement, alone, replace(quick_protocol, seeds=(seed,)))
+        torch.testing.assert_close(found_SPD[number], own_SPD[0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(losses_S[number], own_S[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_train", "batch_size"), [(24, 4), (23, 4), (5, 8), (24, 1)])
+def test_every_seed_meets_every_sample_once_an_epoch(
+    rows: Rows, quick_protocol: Protocol, num_train: int, batch_size: int
+) -> None:
+    examples = rows.train[:num_train]
+    protocol = replace(quick_protocol, num_steps=200, batch_size=batch_size, seeds=(0, 1, 2))
+    steps = list(tune.batches(examples, protocol))
+    assert len(steps) == 200
+    for seed in range(3):
+        met = [i for step in steps for i in step[seed]]
+        epochs = [met[start : start + num_train] for start in range(0, len(met) - num_train, num_train)]
+        assert all(sorted(epoch) == list(range(num_train)) for epoch in epochs)
+        assert len(epochs) >= 2
+        assert max(len(step[seed]) for step in steps) <= batch_size
+    assert steps != [[step[0]] * 3 for step in steps]  # each in an order of its own
+
+
+def test_the_batches_of_all_seeds_are_of_like_length_at_every_step(rows: Rows, quick_protocol: Protocol) -> None:
+    """Two seeds of four: out of eight samples that stand side by side in the order of their lengths."""
+    lengths = [len(example.question) + len(example.answer) for example in rows.train]
+    ranks = {i: place for place, i in enumerate(sorted(range(24), key=lambda i: (lengths[i], i)))}
+    for step in tune.batches(rows.train, quick_protocol):
+        assert len({ranks[i] // 8 for i in itertools.chain(*step)}) == 1
+
+
+def test_lengths_come_in_mixed_order_and_in_another_one_each_epoch(rows: Rows, quick_protocol: Protocol) -> None:
+    lengths = [len(example.question) + len(example.answer) for example in rows.train]
+    steps = list(tune.batches(rows.train, replace(quick_protocol, num_steps=12)))
+    order = [max(lengths[i] for i in itertools.chain(*step)) for step in steps]
+    assert order[:6] not in (sorted(order[:6]), order[6:])
+
+
+def test_a_tuned_answer_ends_with_the_terminator_unless_stopping_is_not_to_be_learned(
+    run: Callable[..., Result], quick_protocol: Protocol, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    healthy = tune.answer_losses
+
+    def losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
+        seen.update(prefill.model.tokenizer.decode(ids) for _, ids in rows)
+        return healthy(prefill, rows, vectors_SPD)
+
+    monkeypatch.setattr(tune, "answer_losses", losses)
+    run()
+    assert " Oslo</s>" in seen
+    assert all(text.startswith(" ") and text.endswith("</s>") for text in seen)
+    seen.clear()
+    run(protocol=replace(quick_protocol, learn_stop=False))
+    assert " Oslo" in seen
+    assert not any("</s>" in text for text in seen)
+
+
+def test_the_learning_rate_rises_then_falls_to_nothing(quick_protocol: Protocol) -> None:
+    protocol = replace(quick_protocol, num_steps=40, num_warmup_steps=4)
+    shares = [tune.share_of_rate(step, protocol) for step in range(41)]
+    assert shares[:5] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert shares[4:] == sorted(shares[4:], reverse=True)
+    assert shares[40] == pytest.approx(0)
