@@ -19,12 +19,11 @@ from matplotlib.figure import Figure
 from worlds import BENCHMARKS as ATTRIBUTES
 from worlds import LAST_STEP, VARIANTS, make_world, markdown, truths
 
-from softprompt import Protocol, Resources, Result, benchmarks
+from softprompt import Protocol, Resources, Result, benchmarks, controls
 from softprompt.checkpoints import open_checkpoint
-from softprompt.controls import learned_task
 from softprompt.experiment import Experiment
 from softprompt.figures import COLOURS, in_style
-from softprompt.metrics import Estimate, average
+from softprompt.metrics import FORMAT_FREE, Estimate, average
 
 WORLD_SEEDS = (1, 2, 3)
 BENCHMARKS = ("arc_easy", "svamp", "web_questions", "rte", "snips", "commonsense_qa_words", "arc_easy_words", "gsm8k")
@@ -36,7 +35,6 @@ REAL = replace(WORLD, num_train=640, num_test=100, seeds=(0,), placements=("cue"
 DTYPE = "bfloat16"
 """Of the real model, as on a GPU; on a CPU a third cheaper than float32."""
 ENOUGH = 0.95
-EXCESSES = ("lenient_accuracy", "choice_accuracy", "gold_bits_per_byte")
 METRICS = ("format_following", "knowledge_accuracy", "lenient_accuracy")
 
 
@@ -64,8 +62,8 @@ class Curve:
         return ["" if value is None else f"{value.value:.2f}" for value in self.by_metric[metric]]
 
 
-def on_worlds(folder: Path) -> tuple[list[Curve], list[list[str]]]:
-    """A curve of each variant, all its worlds and attributes together."""
+def on_worlds(folder: Path) -> dict[str, list[Result]]:
+    """By variant, all its worlds and attributes together."""
     results: list[Result] = []
     truth: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for seed in WORLD_SEEDS:
@@ -74,20 +72,14 @@ def on_worlds(folder: Path) -> tuple[list[Curve], list[list[str]]]:
             truth[variant].append(share)
         checkpoints = [root / "bucket" / variant / f"step-{LAST_STEP}" for variant in VARIANTS]
         results += run(root, WORLD, ATTRIBUTES, checkpoints, str(root / "mirror"), Resources())
-    by_variant = {v: [result for result in results if result.variant == v] for v in VARIANTS}
     titles = {v: f"{v} (knows {sum(truth[v]) / len(truth[v]):.2f})" for v in VARIANTS}
-    conditions = WORLD.tunings
-    curves = [Curve.of(titles[v], c, its) for v, its in by_variant.items() for c in conditions]
-    return curves, [row for v, its in by_variant.items() for row in excess_rows(titles[v], its)]
+    return {title: [result for result in results if result.variant == v] for v, title in titles.items()}
 
 
-def on_real_model(
-    folder: Path, names: Iterable[str], model: str, mirror: str | None
-) -> tuple[list[Curve], list[list[str]]]:
-    """A curve of each benchmark."""
+def on_real_model(folder: Path, names: Iterable[str], model: str, mirror: str | None) -> dict[str, list[Result]]:
+    """By benchmark."""
     results = run(folder, REAL, names, [Path(model)], mirror, Resources(micro_batch=32, dtype=DTYPE))
-    curves = [Curve.of(result.benchmark, condition, [result]) for result in results for condition in REAL.tunings]
-    return curves, [row for result in results for row in excess_rows(result.benchmark, [result])]
+    return {result.benchmark: [result] for result in results}
 
 
 def run(
@@ -115,11 +107,10 @@ def run(
 def excess_rows(title: str, results: list[Result]) -> list[list[str]]:
     """By how much true answers beat shuffled ones or the plain prompt, whichever is less; mean of the results."""
     rows = []
-    by_result = [learned_task(result.protocol.planned, result.outcomes) for result in results]
-    for placement in by_result[0]:
+    for placement in results[0].learned_task:
         cells = []
-        for metric in EXCESSES:
-            found = average(excess[placement].get(metric) for excess in by_result)
+        for metric in FORMAT_FREE:
+            found = average(result.learned_task[placement].get(metric) for result in results)
             cells.append("" if found is None else f"{found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f})")
         rows.append([title, placement, *cells])
     return rows
@@ -166,18 +157,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the tables here, and the figure beside them")
     arguments = parser.parse_args()
     if arguments.part == "worlds":
-        curves, excess = on_worlds(arguments.folder)
+        groups = on_worlds(arguments.folder)
     else:
         if not arguments.model:
             parser.error("--part real needs --model")
         names = arguments.only or BENCHMARKS
-        curves, excess = on_real_model(arguments.folder, names, arguments.model, arguments.mirror)
+        groups = on_real_model(arguments.folder, names, arguments.model, arguments.mirror)
+    results = [result for its in groups.values() for result in its]
+    curves = [Curve.of(title, name, its) for title, its in groups.items() for name in its[0].protocol.tunings]
+    excess = [row for title, its in groups.items() for row in excess_rows(title, its)]
     head = ["", "condition", *(f"step {step}" for step in STEPS)]
     text = f"{datetime.date.today()}, `python scripts/saturation.py --part {arguments.part}`\n"
     for metric in METRICS:
         text += f"\n### {metric}\n\n{markdown(head, [[c.title, c.condition, *c.cells(metric)] for c in curves])}\n"
     text += "\n### True answers less shuffled ones, or less the plain prompt, whichever is less\n\n"
-    text += f"{markdown(['', 'placement', *EXCESSES], excess)}\n"
+    text += f"{markdown(['', 'placement', *FORMAT_FREE], excess)}\n\n"
+    text += "".join(f"- `{placement}`: {says}\n" for placement, says in controls.summary(results).items())
     print(text)
     if arguments.out:
         arguments.out.write_text(text)

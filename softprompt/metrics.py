@@ -11,6 +11,9 @@ Z_95 = NormalDist().inv_cdf(0.975)
 MIN_FOLLOWING = 10
 """With fewer outputs than this in the right format (per seed), `knowledge_accuracy` is undefined, never 0."""
 
+FORMAT_FREE = ("lenient_accuracy", "choice_accuracy", "gold_bits_per_byte")
+"""Metrics that do not ask for the format; see `difference`."""
+
 SATURATION_TOLERANCE = 0.02
 """A curve that rises by more than this between its last two points is not saturated."""
 
@@ -83,7 +86,7 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
 
 
 def difference(first: Sequence[Outcome], second: Sequence[Outcome]) -> dict[str, Estimate]:
-    """By metric that does not ask for the format: how much better `first` does than `second` on the same items, paired
+    """By metric of `FORMAT_FREE` that both have: how much better `first` does than `second` on the same items, paired
     by item. Positive is better: more right answers or choices, fewer bits."""
     values: dict[str, Callable[[Outcome], float]] = {"lenient_accuracy": lambda o: float(o.lenient_correct)}
     if all(outcome.choice_correct is not None for outcome in (*first, *second)):

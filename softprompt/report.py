@@ -17,7 +17,7 @@ from softprompt import controls, figures
 from softprompt.arm import Arm, own_settings, side_by_side
 from softprompt.cost import PHASES
 from softprompt.figures import Found, Look, Truth
-from softprompt.metrics import average
+from softprompt.metrics import FORMAT_FREE, average
 from softprompt.ranking import Ranking
 from softprompt.result import Result
 from softprompt.statistics import kendall_tau
@@ -135,6 +135,7 @@ def _contents(arm: Arm, looks: Mapping[str, Look], truth: Truth) -> dict[str, An
         },
         "diagnosis": arm.diagnosis,
         "learned_task": controls.summary(results),
+        "format_free": FORMAT_FREE,
         "figures": {
             "conditions": figures.conditions_figure(arm.by_condition, looks) if latest.standings else None,
             "learning": figures.learning_figure(past, looks, truth) if past else None,
