@@ -3,14 +3,14 @@
     python scripts/settings.py --part worlds --out build/settings-worlds.md
     python scripts/settings.py --part real   --out build/settings-real.md --model FOLDER --mirror PATH
 
-`worlds`: three worlds, 101 to 103, whose truth is known, and on which no result is reported. `real`: test items from
+`worlds`: Knowledge Worlds, by default 101 to 103, whose truth is known, and on which no result is reported. `real`: test items from
 `FIRST_ITEM` on, behind those that results are reported on. Results are kept in `--folder` and read again: a run that
 was cut off goes on, and `--only` names the settings to run.
 """
 
 import argparse
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,8 @@ SETTINGS = (
 )
 
 
-def on_worlds(folder: Path, settings: list[Setting]) -> Iterator[list[str]]:
-    roots = {seed: make_world(folder, seed) for seed in WORLD_SEEDS}
+def on_worlds(folder: Path, settings: list[Setting], seeds: Sequence[int]) -> Iterator[list[str]]:
+    roots = {seed: make_world(folder, seed) for seed in seeds}
     for seed, root in roots.items():
         yield ["truth", "", "", str(seed), *(f"{truths(root)[v]:.3f}" for v in VARIANTS), "", ""]
     for setting in settings:
@@ -108,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("worlds", "real"), required=True)
     parser.add_argument("--folder", type=Path, default=Path("build/settings"), help="worlds and results are kept here")
+    parser.add_argument("--seeds", nargs="*", type=int, default=WORLD_SEEDS, help="of the worlds")
     parser.add_argument("--model", help="folder of a checkpoint")
     parser.add_argument("--mirror", help="folder laid out like the hub")
     parser.add_argument("--only", nargs="*", help="questions, such as loss and rate; the default is always run")
@@ -116,7 +117,7 @@ def main() -> None:
     settings = [s for s in SETTINGS if not s.question or arguments.only is None or s.question in arguments.only]
     run: Callable[[], Iterator[list[str]]]
     if arguments.part == "worlds":
-        head, run = WORLD_HEAD, lambda: on_worlds(arguments.folder, settings)
+        head, run = WORLD_HEAD, lambda: on_worlds(arguments.folder, settings, arguments.seeds)
     else:
         if not arguments.model:
             parser.error("--part real needs --model")
