@@ -1,7 +1,7 @@
 """Rows side by side on a CPU's cores, each core with passes of its own.
 
-Torch's own way is to share every operation out, and cores that wait for one another hundreds of times a pass reach
-little more than half of what they can; measured in `docs/decisions/013-hot-path.md`.
+Torch's own way is to share every operation out, and cores then wait for one another hundreds of times a pass. What that
+costs is measured by `benchmarks/cores.py`, see `docs/decisions/013-hot-path.md`.
 """
 
 import functools
@@ -14,8 +14,8 @@ import torch
 Row = TypeVar("Row")
 Found = TypeVar("Found")
 
-LEAST_FLOPS = 2e8
-"""Of a part, in one layer: with less, Python between the operations, which runs on one core only, takes the time."""
+LEAST_FLOPS = 5e8
+"""Of a part, in one layer: with less, nothing is gained, since Python between the operations runs on one core only."""
 
 
 def side_by_side(
