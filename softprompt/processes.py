@@ -66,3 +66,11 @@ def add_up(tensors: Sequence[Tensor]) -> None:
     if _state():
         for tensor in tensors:
             torch.distributed.all_reduce(tensor)
+
+
+def leave() -> None:
+    """Wait for all others, then leave their group: a process that just ends may abort as its group's threads run on,
+    and the launcher then kills those that are still writing."""
+    if state := _state():
+        state.wait_for_everyone()
+        state.destroy_process_group()

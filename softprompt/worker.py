@@ -25,6 +25,7 @@ def main(request_file: str, folder: str) -> None:
     result = Request.from_dict(json.loads(Path(request_file).read_text())).run(Progress())
     if processes.is_main():
         result.save(folder)
+    processes.leave()
 
 
 class Progress:

@@ -18,6 +18,8 @@ from softprompt.request import ERROR_SUFFIX, Request
 from tasks.interruption import check_interrupted
 
 TAIL_LINES = 30
+LAUNCHERS_REPORT = "torch/distributed/elastic/multiprocessing"
+"""In the first line of what a launcher says of a process that failed: forty lines below the reason itself."""
 
 
 def run_worker(
@@ -76,11 +78,12 @@ def _environment(devices: Sequence[str]) -> dict[str, str]:
 
 
 def _follow(child: subprocess.Popen[str], timeout_s: float | None, on_line: Callable[[str], None]) -> deque[str]:
-    """Pass on what the child prints until it ends; returns the last lines."""
+    """Pass on what the child prints until it ends; returns the last lines, those of the launcher left out."""
     lines: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(child, lines), daemon=True).start()
     deadline = time.monotonic() + timeout_s if timeout_s else None
     tail: deque[str] = deque(maxlen=TAIL_LINES)
+    is_childs = True
     while True:
         if deadline and time.monotonic() > deadline:
             raise errors.JobFailed(
@@ -94,7 +97,9 @@ def _follow(child: subprocess.Popen[str], timeout_s: float | None, on_line: Call
         if line is None:
             child.wait()
             return tail
-        tail.append(line)
+        is_childs = is_childs and LAUNCHERS_REPORT not in line
+        if is_childs:
+            tail.append(line)
         on_line(line)
 
 
