@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=9, help="of tuning")
     parser.add_argument("--items", type=int, default=96, help="to answer")
+    parser.add_argument("--peers-batch", type=int, default=Workload.peers_batch, help="of lm-evaluation-harness")
     parser.add_argument("--only", nargs="*", default=list(PEERS), help=f"out of {', '.join(PEERS)}")
     parser.add_argument("--out", type=Path, help="append the last table to this page")
     given = parser.parse_args()
@@ -124,6 +125,7 @@ def main() -> None:
         num_threads=given.threads,
         num_steps=given.steps,
         num_items=given.items,
+        peers_batch=given.peers_batch,
     )
     names = [name for name in CONTENDERS if name.partition("/")[0] in given.only]
     device = torch.cuda.get_device_name() if given.device == "cuda" else f"{given.threads or 'all'} CPU threads"

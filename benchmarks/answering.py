@@ -15,13 +15,16 @@ from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Prompt, plain_prompts
 
+NUM_WARM_UP = 32
+"""Items, before the clock runs."""
+
 
 def answer_softprompt(work: Workload, num_shots: int = 0) -> Measured:
     prompts, stop, most = asked(work, num_shots)
     model = work.language_model
-    run = partial(answer, stop=stop, max_new_tokens=most, micro_batch=work.micro_batch)
+    run = partial(answer, stop=stop, max_new_tokens=most)
     watch = Stopwatch(model.device)
-    run(Prefill(model), prompts[: work.micro_batch])
+    run(Prefill(model), prompts[:NUM_WARM_UP])
     watch.start_lap()
     generations, _ = run(Prefill(model), prompts)
     watch.lap()
@@ -48,7 +51,7 @@ def answer_lm_eval(work: Workload, num_shots: int = 0) -> Measured:
     ]
     harness = _harness(work)
     watch = Stopwatch(model.device)
-    harness.generate_until(requests[: work.micro_batch], disable_tqdm=True)
+    harness.generate_until(requests[:NUM_WARM_UP], disable_tqdm=True)
     watch.start_lap()
     found = harness.generate_until(requests, disable_tqdm=True)
     watch.lap()
@@ -69,9 +72,9 @@ def score_softprompt(work: Workload) -> Measured:
     examples = work.test(benchmark)
     prompts = plain_prompts(model, benchmark, examples)
     candidates = option_ids(model, benchmark, examples)
-    run = partial(answer, max_new_tokens=0, micro_batch=work.micro_batch)
+    run = partial(answer, max_new_tokens=0)
     watch = Stopwatch(model.device)
-    run(Prefill(model), prompts[: work.micro_batch], candidates=candidates[: work.micro_batch])
+    run(Prefill(model), prompts[:NUM_WARM_UP], candidates=candidates[:NUM_WARM_UP])
     watch.start_lap()
     _, scores = run(Prefill(model), prompts, candidates=candidates)
     watch.lap()
@@ -95,7 +98,7 @@ def score_lm_eval(work: Workload) -> Measured:
     requests = [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=i) for i, pair in enumerate(pairs)]
     harness = _harness(work)
     watch = Stopwatch(model.device)
-    harness.loglikelihood(requests[: work.micro_batch], disable_tqdm=True)
+    harness.loglikelihood(requests[:NUM_WARM_UP], disable_tqdm=True)
     watch.start_lap()
     found = iter(harness.loglikelihood(requests, disable_tqdm=True))
     watch.lap()
@@ -151,4 +154,4 @@ def _harness(work: Workload) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     model = work.language_model
-    return HFLM(pretrained=model.network, tokenizer=model.tokenizer, batch_size=work.micro_batch)
+    return HFLM(pretrained=model.network, tokenizer=model.tokenizer, batch_size=work.peers_batch)

@@ -59,8 +59,8 @@ class Workload:
     num_items: int = 96
     """To be answered."""
     num_shots: int = 5
-    micro_batch: int = 32
-    """Rows of a pass in evaluation, for all contenders."""
+    peers_batch: int = 32
+    """Rows of a pass of lm-evaluation-harness, which pads them to the longest; ours finds its own."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

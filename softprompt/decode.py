@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softprompt import processes
 from softprompt.memory import MicroBatches
-from softprompt.prefill import Prefill
+from softprompt.prefill import Prefill, Reading
 from softprompt.prompt import Prompt
 
 Candidate = tuple[int, int, list[int]]
@@ -56,17 +56,13 @@ def answer(
         chosen = [candidates[i] if candidates else [] for i in chunk]
         num_more = max([max_new_tokens, *(len(ids) for found in chosen for ids in found)])
         with meter("prefill"):
-            batch = prefill.batch([prompts[i] for i in chunk], vectors_SPD, num_more)
-            meter.count(model, batch.num_tokens, len(chunk))
-            logits_B1V, cache = model.forward(
-                inputs_embeds=batch.embeds_BTD, mask_BT=batch.mask_BT, cache=batch.cache, num_logits=1
-            )
+            read = prefill.read([prompts[i] for i in chunk], vectors_SPD, num_more)
         scores: list[list[float]] = [[] for _ in chunk]
         if candidates is not None:
             with meter("score"):
-                scores = _score(prefill, cache, batch.mask_BT, logits_B1V[:, 0], chosen, micro_batches)
+                scores = _score(prefill, read, chosen, micro_batches)
         with meter("decode"):
-            generations = _generate(prefill, cache, batch.mask_BT, logits_B1V[:, 0], stop, max_new_tokens)
+            generations = _generate(prefill, read, stop, max_new_tokens)
         return list(zip(generations, scores, strict=True))
 
     def num_bytes(i: int) -> float:
@@ -80,11 +76,9 @@ def answer(
     return [found[i][0] for i in range(len(prompts))], [found[i][1] for i in range(len(prompts))]
 
 
-def _generate(
-    prefill: Prefill, cache: Any, mask_BT: Tensor, logits_BV: Tensor, stop: Sequence[str], max_new_tokens: int
-) -> list[Generation]:
-    """Continue prefilled rows greedily; finished rows leave the batch."""
-    model = prefill.model
+def _generate(prefill: Prefill, read: Reading, stop: Sequence[str], max_new_tokens: int) -> list[Generation]:
+    """Continue prompts greedily; finished rows leave the batch."""
+    model, logits_BV, mask_BT, cache = prefill.model, read.logits_BV, read.mask_BT, read.cache
     tokens: list[list[int]] = [[] for _ in range(mask_BT.shape[0])]
     generations = [Generation("", False)] * len(tokens)
     running = list(range(len(tokens)))
@@ -119,17 +113,12 @@ def _generate(
 
 
 def _score(
-    prefill: Prefill,
-    cache: Any,
-    mask_BT: Tensor,
-    logits_BV: Tensor,
-    candidates: Sequence[Sequence[list[int]]],
-    micro_batches: MicroBatches,
+    prefill: Prefill, read: Reading, candidates: Sequence[Sequence[list[int]]], micro_batches: MicroBatches
 ) -> list[list[float]]:
-    """Log-likelihood of every candidate behind its prefilled row. A candidate's first token is read off the prefill;
+    """Log-likelihood of every candidate behind its prompt. A candidate's first token is read off the prefill;
     only longer candidates need a pass, which shares the row's keys and values."""
-    model = prefill.model
-    first_BV = logits_BV.float().log_softmax(-1)
+    model, mask_BT = prefill.model, read.mask_BT
+    first_BV = read.logits_BV.float().log_softmax(-1)
     scores = [[first_BV[row, ids[0]].item() for ids in found] for row, found in enumerate(candidates)]
     rest = [(row, i, ids) for row, found in enumerate(candidates) for i, ids in enumerate(found) if len(ids) > 1]
     rest.sort(key=lambda candidate: len(candidate[2]))  # little padding
@@ -147,7 +136,7 @@ def _score(
         logits_CAV, _ = model.forward(
             input_ids=inputs_CA,
             mask_BT=torch.cat([mask_BT[rows], torch.ones_like(inputs_CA)], dim=1),
-            cache=select_rows(cache, rows),
+            cache=select_rows(read.cache, rows),
             num_logits=length - 1,
         )
         target_CA = logits_CAV.float().log_softmax(-1).gather(-1, padded_CA[:, 1:, None])[..., 0]

@@ -45,6 +45,16 @@ class Batch:
     """Of `embeds_BTD`, padding not counted."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Prompts read to their ends, whence decoding and scoring go on."""
+
+    logits_BV: Tensor
+    mask_BT: Tensor
+    """0 at padding, which is on the left."""
+    cache: Any
+
+
 class Prefill:
     """Makes batches of prompts for one model, and keeps the keys and values of their heads.
 
@@ -60,6 +70,39 @@ class Prefill:
         self._lock = threading.Lock()
         self.shares_all = True
         """Whether no prompt with a head had to be read whole so far."""
+
+    @torch.no_grad()
+    def read(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None = None, num_more: int = 0) -> Reading:
+        """Args:
+        num_more: most positions that will follow the prompts.
+        """
+        if self._are_new(prompts):
+            return self._read_whole(prompts)
+        batch = self.batch(prompts, vectors_SPD, num_more)
+        self.meter.count(self.model, batch.num_tokens, len(prompts))
+        logits_B1V, cache = self.model.forward(
+            inputs_embeds=batch.embeds_BTD, mask_BT=batch.mask_BT, cache=batch.cache, num_logits=1
+        )
+        return Reading(logits_B1V[:, 0], batch.mask_BT, cache)
+
+    def _are_new(self, prompts: Sequence[Prompt]) -> bool:
+        """Whether each is tokens alone and begins with a head of its own that has not been read."""
+        heads = {tuple(prompt.head.ids) for prompt in prompts if prompt.num_head and not prompt.has_vectors}
+        return len(heads) == len(prompts) and heads.isdisjoint(self._kept) and not self.model.is_recurrent
+
+    def _read_whole(self, prompts: Sequence[Prompt]) -> Reading:
+        """In passes of like length, which a batch that is padded to its longest prompt cannot have."""
+        wholes = [tuple(prompt.ids) for prompt in prompts]
+        found = self._read(wholes)
+        with self._lock:
+            for prompt, whole in zip(prompts, wholes, strict=True):
+                kv, num = found[whole][0], prompt.num_head
+                self._keep(tuple(prompt.head.ids), [(keys[:, :num], values[:, :num]) for keys, values in kv])
+        return Reading(
+            torch.stack([found[whole][1] for whole in wholes]),
+            self._padded(([1] * len(whole) for whole in wholes), 0),
+            DynamicCache(_in_one_batch([found[whole][0] for whole in wholes])),
+        )
 
     def batch(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None, num_more: int = 0) -> Batch:
         """Gradients flow to `vectors_SPD`, also through heads that hold vectors.
@@ -109,20 +152,11 @@ class Prefill:
             _, cache = self.model.forward(inputs_embeds=embeds_ATD, mask_BT=mask_AT, cache=DynamicCache(), num_logits=1)
             layers = [(layer.keys, layer.values) for layer in cache.layers]
         else:
-            layers = self._padded_keys_and_values([tuple(head.ids) for head in alike])
+            layers = _in_one_batch(self._keys_and_values([tuple(head.ids) for head in alike]))
         rows_B = torch.tensor(places, device=self.model.device)
         return DynamicCache([(_rows(keys, rows_B), _rows(values, rows_B)) for keys, values in layers]), mask_AT[rows_B]
 
-    def _padded_keys_and_values(self, heads: Sequence[Head]) -> KeysAndValues:
-        """By layer: (A, H, T, K) each, one row for each head, left-padded."""
-        found = self._keys_and_values(heads)
-        length = max(map(len, heads))
-        return [
-            (_left_padded([keys for keys, _ in layer], length), _left_padded([values for _, values in layer], length))
-            for layer in zip(*(found[head] for head in heads), strict=True)
-        ]
-
-    def _keys_and_values(self, heads: Iterable[Head]) -> dict[Head, KeysAndValues]:
+    def _keys_and_values(self, heads: Sequence[Head]) -> list[KeysAndValues]:
         found: dict[Head, KeysAndValues] = {}
         missing = []
         with self._lock:
@@ -132,32 +166,36 @@ class Prefill:
                     found[head] = self._kept[head]
                 else:
                     missing.append(head)
-        groups = list(self._alike(missing))
-        flops = 2 * self.model.num_layer_parameters * sum(map(len, missing))
-        for read in side_by_side(self.model.device, groups, flops, self._read):
-            found |= read
+        found |= {head: kv for head, (kv, _) in self._read(missing).items()}
         with self._lock:
             for head in missing:
                 self._keep(head, found[head])
-        return found
+        return [found[head] for head in heads]
+
+    def _read(self, heads: Sequence[Head]) -> dict[Head, tuple[KeysAndValues, Tensor]]:
+        """Keys and values, and the logits (V) at the end."""
+        flops = 2 * self.model.num_layer_parameters * sum(map(len, heads))
+        passes = side_by_side(self.model.device, list(self._alike(heads)), flops, self._read_groups)
+        return {head: read for found in passes for head, read in found.items()}
 
     @torch.no_grad()
-    def _read(self, groups: Iterable[Sequence[Head]]) -> dict[Head, KeysAndValues]:
-        """Heads that nobody has read yet, a pass for each group."""
-        found: dict[Head, KeysAndValues] = {}
+    def _read_groups(self, groups: Iterable[Sequence[Head]]) -> dict[Head, tuple[KeysAndValues, Tensor]]:
+        """A pass for each group."""
+        found = {}
         for group in groups:
             self.meter.count(self.model, sum(map(len, group)), len(group))
-            _, cache = self.model.forward(
+            logits_B1V, cache = self.model.forward(
                 input_ids=self._padded(group, 0),
                 mask_BT=self._padded(([1] * len(head) for head in group), 0),
                 cache=DynamicCache(),
                 num_logits=1,
             )
             for row, head in enumerate(group):
-                found[head] = [
+                kv = [
                     (layer.keys[row, :, -len(head) :].clone(), layer.values[row, :, -len(head) :].clone())
                     for layer in cache.layers
                 ]
+                found[head] = kv, logits_B1V[row, 0]
         return found
 
     def _alike(self, heads: Sequence[Head]) -> Iterator[list[Head]]:
@@ -198,6 +236,15 @@ def _rows(values_AHTK: Tensor, rows_B: Tensor) -> Tensor:
     if values_AHTK.shape[0] == 1:
         return values_AHTK.expand(len(rows_B), -1, -1, -1)
     return values_AHTK[rows_B.to(values_AHTK.device)]
+
+
+def _in_one_batch(rows: Sequence[KeysAndValues]) -> KeysAndValues:
+    """By layer: (B, H, T, K) each, one row for each of the given ones, left-padded."""
+    length = max(row[0][0].shape[1] for row in rows)
+    return [
+        (_left_padded([keys for keys, _ in layer], length), _left_padded([values for _, values in layer], length))
+        for layer in zip(*rows, strict=True)
+    ]
 
 
 def _left_padded(rows_HTK: Sequence[Tensor], length: int) -> Tensor:
