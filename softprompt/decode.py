@@ -1,12 +1,10 @@
 """What a prompt makes the model say (greedy) and how likely it finds given answers, from one prefill.
 
-Shapes: B rows, T positions, C candidates of one chunk, A candidate positions, V vocabulary.
+Shapes: B rows, T positions, V vocabulary.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +13,7 @@ from softprompt import processes
 from softprompt.memory import MicroBatches
 from softprompt.prefill import Prefill, Reading
 from softprompt.prompt import Prompt
-
-Candidate = tuple[int, int, list[int]]
-"""Row of the batch, number among the row's candidates, token ids."""
+from softprompt.scoring import score
 
 
 @dataclass(frozen=True)
@@ -60,7 +56,7 @@ def answer(
         scores: list[list[float]] = [[] for _ in chunk]
         if candidates is not None:
             with meter("score"):
-                scores = _score(prefill, read, chosen, micro_batches)
+                scores = score(prefill, read, chosen, micro_batches)
         with meter("decode"):
             generations = _generate(prefill, read, stop, max_new_tokens)
         return list(zip(generations, scores, strict=True))
@@ -110,57 +106,3 @@ def _generate(prefill: Prefill, read: Reading, stop: Sequence[str], max_new_toke
         logits_B1V, cache = model.forward(input_ids=last_B1, mask_BT=mask_BT, cache=cache, num_logits=1)
         logits_BV = logits_B1V[:, 0]
     return generations
-
-
-def _score(
-    prefill: Prefill, read: Reading, candidates: Sequence[Sequence[list[int]]], micro_batches: MicroBatches
-) -> list[list[float]]:
-    """Log-likelihood of every candidate behind its prompt. A candidate's first token is read off the prefill;
-    only longer candidates need a pass, which shares the row's keys and values."""
-    model, mask_BT = prefill.model, read.mask_BT
-    first_BV = read.logits_BV.float().log_softmax(-1)
-    scores = [[first_BV[row, ids[0]].item() for ids in found] for row, found in enumerate(candidates)]
-    rest = [(row, i, ids) for row, found in enumerate(candidates) for i, ids in enumerate(found) if len(ids) > 1]
-    rest.sort(key=lambda candidate: len(candidate[2]))  # little padding
-
-    def work(chunk: Sequence[Candidate]) -> list[tuple[Candidate, float]]:
-        rows = torch.tensor([row for row, _, _ in chunk], device=model.device)
-        length = max(len(ids) for _, _, ids in chunk)
-        padded_CA = torch.tensor([ids + [0] * (length - len(ids)) for _, _, ids in chunk], device=model.device)
-        is_target = torch.tensor(
-            [[1] * (len(ids) - 1) + [0] * (length - len(ids)) for _, _, ids in chunk], device=model.device
-        )
-        inputs_CA = padded_CA[:, :-1]
-        num_tokens = sum(len(ids) - 1 for _, _, ids in chunk)
-        prefill.meter.count(model, num_tokens, num_tokens)
-        logits_CAV, _ = model.forward(
-            input_ids=inputs_CA,
-            mask_BT=torch.cat([mask_BT[rows], torch.ones_like(inputs_CA)], dim=1),
-            cache=select_rows(read.cache, rows),
-            num_logits=length - 1,
-        )
-        target_CA = logits_CAV.float().log_softmax(-1).gather(-1, padded_CA[:, 1:, None])[..., 0]
-        return list(zip(chunk, (target_CA * is_target).sum(1).tolist(), strict=True))
-
-    def num_bytes(candidate: Candidate) -> float:
-        return model.pass_bytes(mask_BT.shape[1] + len(candidate[2]), len(candidate[2]))
-
-    for found in micro_batches.run(rest, num_bytes, work):
-        for (row, i, _), total in found:
-            scores[row][i] += total
-    return scores
-
-
-def select_rows(cache: Any, rows: Tensor) -> Any:
-    """A cache that holds the given rows of `cache`, which stays as it is."""
-    chosen = copy.copy(cache)
-    chosen.layers = [_own(layer) for layer in cache.layers]
-    chosen.reorder_cache(rows)
-    return chosen
-
-
-def _own(layer: Any) -> Any:
-    """A copy whose states can be exchanged; recurrent layers (Mamba) keep theirs in dictionaries."""
-    own = copy.copy(layer)
-    vars(own).update({name: dict(value) for name, value in vars(layer).items() if isinstance(value, dict)})
-    return own

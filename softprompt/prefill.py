@@ -7,9 +7,9 @@ H attention heads, K a head's width, S seeds, P vectors.
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,11 +22,12 @@ from softprompt.models import LanguageModel
 from softprompt.prompt import TOKEN, Prompt
 
 Head = tuple[int, ...]
+Row = TypeVar("Row", bound=Sized)
 KeysAndValues = list[tuple[Tensor, Tensor]]
 """By layer: keys and values; of one head (H, T, K) each, no padding."""
 
 POSITIONS_OF_A_PASS = defaultdict(lambda: 512, {"cuda": 16_384})
-"""Of heads, by kind of device. More would bring padding and no speed: one core's products reach their full rate from 96
+"""By kind of device. More would bring padding and no speed: one core's products reach their full rate from 96
 rows on; a GPU needs thousands."""
 
 SHARE_OF_MEMORY = 0.25
@@ -175,8 +176,9 @@ class Prefill:
     def _read(self, heads: Sequence[Head]) -> dict[Head, tuple[KeysAndValues, Tensor]]:
         """Keys and values, and the logits (V) at the end."""
         flops = 2 * self.model.num_layer_parameters * sum(map(len, heads))
-        passes = side_by_side(self.model.device, list(self._alike(heads)), flops, self._read_groups)
-        return {head: read for found in passes for head, read in found.items()}
+        groups = list(passes(heads, self.model.device))
+        parts = side_by_side(self.model.device, groups, flops, self._read_groups)
+        return {head: read for found in parts for head, read in found.items()}
 
     @torch.no_grad()
     def _read_groups(self, groups: Iterable[Sequence[Head]]) -> dict[Head, tuple[KeysAndValues, Tensor]]:
@@ -198,18 +200,6 @@ class Prefill:
                 found[head] = kv, logits_B1V[row, 0]
         return found
 
-    def _alike(self, heads: Sequence[Head]) -> Iterator[list[Head]]:
-        """Cut into passes of like length, each of as many positions as pay."""
-        most = POSITIONS_OF_A_PASS[self.model.device.type]
-        group: list[Head] = []
-        for head in sorted(heads, key=len):
-            if group and len(head) * (len(group) + 1) > most:
-                yield group
-                group = []
-            group.append(head)
-        if group:
-            yield group
-
     def _keep(self, head: Head, kv: KeysAndValues) -> None:
         if head in self._kept:
             return  # another core has read it meanwhile
@@ -224,6 +214,19 @@ class Prefill:
         rows = list(rows)
         length = max(map(len, rows))
         return torch.tensor([[filling] * (length - len(row)) + list(row) for row in rows], device=self.model.device)
+
+
+def passes(rows: Iterable[Row], device: torch.device) -> Iterator[list[Row]]:
+    """Rows cut into passes of like length, each of as many positions as pay."""
+    most = POSITIONS_OF_A_PASS[device.type]
+    group: list[Row] = []
+    for row in sorted(rows, key=len):
+        if group and len(row) * (len(group) + 1) > most:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
 
 
 def _identity(head: Prompt) -> Hashable:

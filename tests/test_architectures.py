@@ -31,6 +31,7 @@ from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, plain_prompts
 from softprompt.protocol import Protocol
+from softprompt.scoring import takes_masks
 
 NARROW: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPE = {**NARROW, "intermediate_size": 48, "num_key_value_heads": 2}
@@ -103,7 +104,8 @@ def test_together_or_alone_prompts_get_the_same_outputs_and_scores(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
 ) -> None:
     prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.train[::4], placement)
-    candidates = [[model.encode("a"), model.encode(f" {example.answer}")] for example in rows.train[::4]]
+    texts = [("a", f" {example.answer}", " the rest", " Rome") for example in rows.train[::4]]
+    candidates = [[model.encode(text) for text in its] for its in texts]
     assert {len(ids) for found in candidates for ids in found} == {1, 3, 5}
     generations, scores = answer(
         Prefill(model), prompts, vectors_SPD, stop=("\n", "e"), max_new_tokens=6, candidates=candidates, micro_batch=8
@@ -114,6 +116,13 @@ def test_together_or_alone_prompts_get_the_same_outputs_and_scores(
         [plain_score(model, p, vectors_SPD, ids) for ids in own] for p, own in zip(prompts, candidates, strict=True)
     ]
     np.testing.assert_allclose(scores, expected, atol=1e-3)
+
+
+def test_candidates_share_a_row_unless_distances_are_counted_in_columns_or_a_state_holds_the_past(
+    model: LanguageModel,
+) -> None:
+    uses_alibi = getattr(model.network.config, "alibi", False) or model.network.config.model_type in ("bloom", "mpt")
+    assert takes_masks(model) == (not uses_alibi and not model.is_recurrent)
 
 
 def test_prompts_that_share_solved_examples_get_the_same_outputs_and_scores_as_alone(
