@@ -86,10 +86,12 @@ def on_worlds(folder: Path, settings: list[Setting], seeds: Sequence[int]) -> It
 WORLD_HEAD = ["", "setting", "placement", "world", *VARIANTS, "tau", "largest error"]
 
 
-def on_real_model(folder: Path, settings: list[Setting], model: str, mirror: str | None) -> Iterator[list[str]]:
+def on_real_model(
+    folder: Path, settings: list[Setting], model: str, mirror: str | None, names: Sequence[str], plain: Protocol
+) -> Iterator[list[str]]:
     for setting in settings:
-        protocol = setting.protocol(REAL)
-        for name in BENCHMARKS:
+        protocol = setting.protocol(plain)
+        for name in names:
             place = folder / "results" / protocol.fingerprint / name
             if not (place / "result.json").exists():
                 rows = benchmarks.load(benchmarks.get(name), mirror)
@@ -115,6 +117,8 @@ def main() -> None:
     parser.add_argument("--model", help="folder of a checkpoint")
     parser.add_argument("--mirror", help="folder laid out like the hub")
     parser.add_argument("--only", nargs="*", help="questions, such as loss and rate; the default is always run")
+    parser.add_argument("--benchmarks", nargs="*", default=BENCHMARKS, help="of the real model")
+    parser.add_argument("--placements", nargs="*", default=REAL.placements, help="of the real model, where none is set")
     parser.add_argument("--out", type=Path, help="write the table here, too")
     arguments = parser.parse_args()
     settings = [s for s in SETTINGS if not s.question or arguments.only is None or s.question in arguments.only]
@@ -124,7 +128,9 @@ def main() -> None:
     else:
         if not arguments.model:
             parser.error("--part real needs --model")
-        head, run = REAL_HEAD, lambda: on_real_model(arguments.folder, settings, arguments.model, arguments.mirror)
+        plain = replace(REAL, placements=tuple(arguments.placements))
+        where = arguments.folder, settings, arguments.model, arguments.mirror, arguments.benchmarks, plain
+        head, run = REAL_HEAD, lambda: on_real_model(*where)
     rows = []
     for row in run():
         print(*row, sep=" | ", flush=True)
