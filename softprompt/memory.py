@@ -20,6 +20,8 @@ MOST_ROWS = defaultdict(lambda: 96, {"cuda": 512})
 """Of a pass, by kind of device, where memory would allow more."""
 SHARE_OF_MEMORY = 0.5
 """Of what is free when a job starts, at most so much is planned for one pass."""
+MOST_BYTES_OF_A_CORE = 1e9
+"""On a CPU no pass is planned for more: what comes fresh from the kernel is slow (`docs/decisions/012`)."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -34,6 +36,8 @@ class MicroBatches:
     def __init__(self, devices: Sequence[torch.device], most_rows: int | None = None) -> None:
         self.most_rows = most_rows or MOST_ROWS[devices[0].type]
         self.most_bytes = float("inf") if most_rows else SHARE_OF_MEMORY * free_bytes(devices)
+        if devices[0].type == "cpu" and not most_rows:
+            self.most_bytes = min(self.most_bytes, MOST_BYTES_OF_A_CORE * torch.get_num_threads())
 
     def run(
         self, rows: Sequence[Row], num_bytes: Callable[[Row], float], work: Callable[[Sequence[Row]], Found]
