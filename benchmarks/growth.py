@@ -143,6 +143,10 @@ def plot(axis: str, found: list[list[tuple[float, float]]], panels: tuple[plt.Ax
         )
     for panel, label in zip(panels, ("CPU seconds", "peak memory above the model, MB"), strict=True):
         panel.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
+        panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        panel.set_xticks([], minor=True)
+        for formatter in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+            formatter("{x:g}")
     panels[0].legend(fontsize="x-small")
     return "\n".join(lines)
 
@@ -158,8 +162,9 @@ def main() -> None:
     page = [
         "# Growth",
         "",
-        f"{datetime.date.today()}, `python benchmarks/growth.py`, {torch.get_num_threads()} threads. Seconds are CPU",
-        f"seconds, the median of {NUM_REPEATS}. What is not varied is as in `{Setting()}`.",
+        f"{datetime.date.today()}, `python benchmarks/growth.py`, {torch.get_num_threads()} threads. CPU seconds, the",
+        f"median of {NUM_REPEATS}; expected is how the FLOPs grow that the work needs. What is not varied is as in",
+        f"`{Setting()}`.",
         "",
         "| from, to | work | expected (FLOPs) | measured | peak memory above the model, MB |",
         "| --- | --- | --- | --- | --- |",
