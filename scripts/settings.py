@@ -66,7 +66,7 @@ SETTINGS = (
 def on_worlds(folder: Path, settings: list[Setting], seeds: Sequence[int]) -> Iterator[list[str]]:
     roots = {seed: make_world(folder, seed) for seed in seeds}
     for seed, root in roots.items():
-        yield ["truth", "", "", str(seed), *(f"{truths(root)[v]:.3f}" for v in VARIANTS), "", ""]
+        yield ["truth", "", "", str(seed), *(f"{truths(root)[v]:.3f}" for v in VARIANTS), "", "", ""]
     for setting in settings:
         protocol = setting.protocol(WORLD)
         for seed, root in roots.items():
@@ -80,10 +80,17 @@ def on_worlds(folder: Path, settings: list[Setting], seeds: Sequence[int]) -> It
                     *(f"{values[v]:.3f} ({following})" for v, following in zip(VARIANTS, formats, strict=True)),
                     f"{tau(results, truth, placement):+.2f}",
                     f"{max(abs(values[v] - truth[v]) for v in VARIANTS):.2f}",
+                    f"{max(_spread(results, v, placement, protocol.seeds) for v in VARIANTS):.3f}",
                 ]
 
 
-WORLD_HEAD = ["", "setting", "placement", "world", *VARIANTS, "tau", "largest error"]
+def _spread(results: list[Result], variant: str, placement: str, seeds: Sequence[int]) -> float:
+    """Between the prompt seeds that come out highest and lowest."""
+    values = [pooled(results, variant, placement, seed)["accuracy"].value for seed in seeds]
+    return max(values) - min(values)
+
+
+WORLD_HEAD = ["", "setting", "placement", "world", *VARIANTS, "tau", "largest error", "largest spread of seeds"]
 
 
 def on_real_model(
