@@ -22,6 +22,7 @@ from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill, Reading, passes
 
 NEGLIGIBLE = 0.05
+"""Of the effect that a mask must keep away: far above rounding in bfloat16, far below a candidate that is seen."""
 
 
 @dataclass(frozen=True)
