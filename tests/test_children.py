@@ -139,10 +139,12 @@ def test_an_error_that_a_user_can_act_on_comes_back_as_it_was(job: Request, tmp_
     assert "Traceback" not in "".join(lines)
 
 
-def test_a_worker_that_dies_says_its_last_words(job: Request, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("num_processes", "status"), [(1, 7), pytest.param(2, 1, marks=pytest.mark.slow)])
+def test_a_worker_that_dies_says_its_last_words(job: Request, tmp_path: Path, num_processes: int, status: int) -> None:
+    """And not those of a launcher, which reports the death of one of several."""
     Path(job.benchmark_folder or "", "capitals.py").write_text("import os; print('farewell'); os._exit(7)")
-    with pytest.raises(JobFailed, match="status 7 and no result; the last it said: farewell"):
-        run_worker(job, tmp_path / "out")
+    with pytest.raises(JobFailed, match=rf"status {status} and no result; the last it said: farewell( \| farewell)*$"):
+        run_worker(on(job, processes_per_job=num_processes), tmp_path / "out")
 
 
 def test_a_slot_has_devices_of_its_own_until_it_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
