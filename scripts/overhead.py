@@ -90,9 +90,8 @@ def measure(folder: Path) -> tuple[float, dict[str, float], float]:
     def flow(variant: str) -> float:
         start = time.perf_counter()
         checkpoint = str((folder / "bucket" / variant / f"step-{STEPS}").absolute())
-        states = evaluate_checkpoint(
-            str(folder / "study.toml"), checkpoint, rank=False
-        )  # as the watcher, which ranks once
+        # Without ranking, as the watcher calls it, which ranks once for all checkpoints.
+        states = evaluate_checkpoint(str(folder / "study.toml"), checkpoint, rank=False)
         assert [state.name for state in states] == ["Done"] * len(BENCHMARKS), states
         return time.perf_counter() - start
 

@@ -21,7 +21,7 @@ MOST_ROWS = defaultdict(lambda: 96, {"cuda": 512})
 SHARE_OF_MEMORY = 0.5
 """Of what is free when a job starts, at most so much is planned for one pass."""
 MOST_BYTES_OF_A_CORE = 1.25e9
-"""On a CPU no pass is planned for more: what comes fresh from the kernel is slow (`docs/decisions/012`)."""
+"""On a CPU no pass is planned for more: larger ones were slower, see `docs/decisions/012-micro-batches.md`."""
 CGROUP = Path("/sys/fs/cgroup")
 
 

@@ -74,8 +74,10 @@ class Prefill:
 
     @torch.no_grad()
     def read(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None = None, num_more: int = 0) -> Reading:
-        """Args:
-        num_more: most positions that will follow the prompts.
+        """To the ends of the prompts, without gradients.
+
+        Args:
+            num_more: most positions that will follow the prompts.
         """
         if self._are_new(prompts):
             return self._read_whole(prompts)
@@ -89,7 +91,8 @@ class Prefill:
     def _are_new(self, prompts: Sequence[Prompt]) -> bool:
         """Whether each is tokens alone and begins with a head of its own that has not been read."""
         heads = {tuple(prompt.head.ids) for prompt in prompts if prompt.num_head and not prompt.has_vectors}
-        return len(heads) == len(prompts) and heads.isdisjoint(self._kept) and not self.model.is_recurrent
+        are_unread = not any(head in self._kept for head in heads)
+        return len(heads) == len(prompts) and are_unread and not self.model.is_recurrent
 
     def _read_whole(self, prompts: Sequence[Prompt]) -> Reading:
         """In passes of like length, which a batch that is padded to its longest prompt cannot have."""

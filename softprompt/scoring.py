@@ -86,7 +86,7 @@ def _totals(model: LanguageModel, read: Reading, rows: Sequence[Row]) -> list[li
             num_logits=inputs_BQ.shape[1],
         )
     else:
-        logits_BQV = _side_by_side(model, rows, inputs_BQ, mask_BT, cache)
+        logits_BQV = _logits_in_one_row(model, rows, inputs_BQ, mask_BT, cache)
     found_BQ = logits_BQV.float().log_softmax(-1).gather(-1, targets_BQ[..., None])[..., 0].tolist()
     totals = []
     for row, values in zip(rows, found_BQ, strict=True):
@@ -95,7 +95,9 @@ def _totals(model: LanguageModel, read: Reading, rows: Sequence[Row]) -> list[li
     return totals
 
 
-def _side_by_side(model: LanguageModel, rows: Sequence[Row], inputs_BQ: Tensor, mask_BT: Tensor, cache: Any) -> Tensor:
+def _logits_in_one_row(
+    model: LanguageModel, rows: Sequence[Row], inputs_BQ: Tensor, mask_BT: Tensor, cache: Any
+) -> Tensor:
     """(B, Q, V) logits where each candidate sees its prompt and itself only, and follows the prompt by position."""
     owners = [[number for number, ids in enumerate(row.candidates) for _ in ids[1:]] for row in rows]
     places = [[place for ids in row.candidates for place in range(len(ids) - 1)] for row in rows]
@@ -144,7 +146,7 @@ def _proves_to_take_masks(model: LanguageModel) -> bool:
 
     inputs_1Q = torch.tensor([first[:-1] + second[:-1]], device=model.device)
     try:
-        together_1QV = _side_by_side(model, [Row(0, [0, 1], [first, second])], inputs_1Q, *read())
+        together_1QV = _logits_in_one_row(model, [Row(0, [0, 1], [first, second])], inputs_1Q, *read())
     except (RuntimeError, ValueError, TypeError, IndexError):  # whatever a network says of a mask of another shape
         return False
     expected_1AV = alone(prompt, second[:-1])
