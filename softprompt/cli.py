@@ -95,6 +95,9 @@ def evaluate(
         return
     for result in results:
         screen.print(conditions_table(result), curve_table(result))
+        for placement in result.curves:
+            if loss := result.loss_of_recall(placement):
+                screen.print(f"  [yellow]{placement}[/]: {loss}", highlight=False, soft_wrap=True)
         for placement, excess in result.learned_task.items():
             screen.print(f"  {placement}: {controls.in_words(excess)}", highlight=False, soft_wrap=True)
 

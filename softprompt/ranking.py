@@ -286,6 +286,8 @@ def _warnings(results: Sequence[Result], condition: str) -> tuple[str, ...]:
             )
         if result.saturated(condition, "accuracy") is False:
             found.append(f"accuracy still rises at the end of the tuning on {result.benchmark} (not saturated)")
+        if condition in result.curves and (loss := result.loss_of_recall(condition)):
+            found.append(loss)
         following = result.metrics[condition]["format_following"].value
         if condition in result.curves and following < FORMAT_LEARNED:
             found.append(f"format-following is only {following:.2f} on {result.benchmark}")

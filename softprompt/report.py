@@ -185,6 +185,7 @@ def _lights(results: Sequence[Result], placement: str) -> list[tuple[str, str]]:
         for r in results
         if r.diverged.get(placement)
     ]
+    lights += [("bad", loss) for r in results if (loss := r.loss_of_recall(placement))]
     for metric in ("format_following", "accuracy"):
         saturated = {r.benchmark: r.saturated(placement, metric) for r in results}
         rising = [benchmark for benchmark, light in saturated.items() if light is False]

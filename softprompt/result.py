@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import Checkpoint
+from softprompt.conditions import Condition
 from softprompt.cost import Cost
 from softprompt.fingerprints import fingerprint
 from softprompt.metrics import Estimate, Outcome, is_saturated
@@ -86,6 +87,20 @@ class Result:
         values = [p.metrics[metric].value for p in self.curves.get(placement, ()) if metric in p.metrics]
         return is_saturated(values) if values else None
 
+    def loss_of_recall(self, placement: str) -> str | None:
+        """What a tuning may have cost, in words: fewer right answers, format aside, than the plain prompt gives.
+
+        A prompt can follow the format in every output and yet have closed the way to facts that the checkpoint recalls
+        without it. None unless the two intervals of `lenient_accuracy` lie apart.
+        """
+        tuned, plain = (self.metrics.get(c, {}).get("lenient_accuracy") for c in (placement, Condition().name))
+        if not (tuned and plain and tuned.high < plain.low):
+            return None
+        return (
+            f"the tuning may have lost recall on {self.benchmark}: the right answer is found in {tuned.value:.2f} of "
+            f"its outputs, in {plain.value:.2f} of the plain prompt's"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """All but the outcomes and the vectors, as plain values for JSON."""
         values = asdict(self, dict_factory=lambda pairs: {k: v for k, v in pairs if k not in ("outcomes", "vectors")})
@@ -93,7 +108,8 @@ class Result:
             placement: {name: self.saturated(placement, name) for name in ("format_following", "accuracy")}
             for placement in self.curves
         }
-        return {**values, "status": self.status, "saturated": lights}
+        losses = {placement: self.loss_of_recall(placement) for placement in self.curves}
+        return {**values, "status": self.status, "saturated": lights, "loss_of_recall": losses}
 
     def to_json(self) -> str:
         """`to_dict` as text, with null for what JSON has no number for."""

@@ -211,6 +211,22 @@ def test_reasons_to_distrust_a_score_stand_beside_it() -> None:
     assert "still rises" in warnings(replace(good, curves={"cue": rising}))[0]
 
 
+def test_a_tuning_that_recalls_less_than_the_plain_prompt_is_told() -> None:
+    def tuned(marks: str, plain: str) -> Result:
+        found = with_format_following(result("A", "cloze", marks), 1.0)
+        return replace(found, metrics={**found.metrics, "zero_shot": result("A", "cloze", plain).metrics["cue"]})
+
+    lost = tuned("1" * 10 + "0" * 40, plain="1" * 40 + "0" * 10)
+    (warning,) = rank([lost], ["cloze"]).standings[0].warnings
+    assert warning == (
+        "the tuning may have lost recall on cloze: the right answer is found in 0.20 of its outputs, "
+        "in 0.80 of the plain prompt's"
+    )
+    assert lost.to_dict()["loss_of_recall"] == {"cue": warning}
+    for within_errors in (tuned("1" * 35 + "0" * 15, plain="1" * 40 + "0" * 10), tuned("1" * 50, plain="0" * 50)):
+        assert rank([within_errors], ["cloze"]).standings[0].warnings == ()
+
+
 def test_a_ranking_is_the_same_every_time() -> None:
     def once() -> Ranking:
         return rank([result("A", "quiz", "1101" * 9), result("B", "quiz", "1001" * 9)], ["quiz"])
