@@ -12,7 +12,7 @@ from rich.table import Table
 from flows.rank_variants import rank_variants
 from flows.watch_checkpoints import watch_checkpoints
 from softprompt.arm import Arm
-from softprompt.errors import SoftPromptError
+from softprompt.errors import BadStudy, SoftPromptError
 from softprompt.ranking import history
 from softprompt.report import write_report
 from softprompt.study import Study
@@ -29,6 +29,8 @@ def run_demo(folder: Path, seed: int) -> None:
     (folder / "bucket").mkdir(parents=True, exist_ok=True)
     study = folder / "study.toml"
     if not study.exists():
+        if not STUDY.exists():
+            raise BadStudy(f"{STUDY} is missing, which comes with the repository: `git checkout {STUDY}` restores it.")
         study.write_text(STUDY.read_text())
     log = folder / "pretrain.log"
     with log.open("w") as output:

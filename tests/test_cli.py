@@ -143,3 +143,14 @@ def test_an_error_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatc
         run_app()
     assert caught.value.code == 1
     assert capsys.readouterr().err.strip() == "BadCheckpoint: There is no checkpoint at /nowhere; check the path."
+
+
+def test_a_demo_without_its_study_says_how_to_get_it_back(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    gone = tmp_path / "study.toml"
+    monkeypatch.setattr("flows.demo.STUDY", gone)
+    monkeypatch.setattr("sys.argv", ["softprompt", "demo", str(tmp_path / "demo")])
+    with pytest.raises(SystemExit):
+        run_app()
+    assert capsys.readouterr().err.startswith(f"BadStudy: {gone} is missing, which comes with the repository: `git che")
