@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from worlds import VARIANTS, evaluate_world, make_world, markdown, pooled, tau, truths
+from worlds import LAST_STEP, VARIANTS, evaluate_world, make_world, markdown, pooled, tau, truths
 
 import softprompt
 from softprompt import Protocol, Resources, Result, benchmarks
@@ -63,14 +63,14 @@ SETTINGS = (
 )
 
 
-def on_worlds(folder: Path, settings: list[Setting], seeds: Sequence[int]) -> Iterator[list[str]]:
-    roots = {seed: make_world(folder, seed) for seed in seeds}
+def on_worlds(folder: Path, settings: list[Setting], seeds: Sequence[int], step: int) -> Iterator[list[str]]:
+    roots = {seed: make_world(folder, seed, step) for seed in seeds}
     for seed, root in roots.items():
-        yield ["truth", "", "", str(seed), *(f"{truths(root)[v]:.3f}" for v in VARIANTS), "", "", ""]
+        yield ["truth", "", "", str(seed), *(f"{truths(root, step)[v]:.3f}" for v in VARIANTS), "", "", ""]
     for setting in settings:
         protocol = setting.protocol(WORLD)
         for seed, root in roots.items():
-            truth, results = truths(root), evaluate_world(root, protocol)
+            truth, results = truths(root, step), evaluate_world(root, protocol, step)
             for placement in protocol.placements:
                 found = {v: pooled(results, v, placement) for v in VARIANTS}
                 values = {v: metrics["accuracy"].value for v, metrics in found.items()}
@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("worlds", "real"), required=True)
     parser.add_argument("--folder", type=Path, default=Path("build/settings"), help="worlds and results are kept here")
     parser.add_argument("--seeds", nargs="*", type=int, default=WORLD_SEEDS, help="of the worlds")
+    parser.add_argument("--at", type=int, default=LAST_STEP, help="step of the worlds' checkpoints: 200, 400, 600, 800")
     parser.add_argument("--model", help="folder of a checkpoint")
     parser.add_argument("--mirror", help="folder laid out like the hub")
     parser.add_argument("--only", nargs="*", help="questions, such as loss and rate; the default is always run")
@@ -131,7 +132,7 @@ def main() -> None:
     settings = [s for s in SETTINGS if not s.question or arguments.only is None or s.question in arguments.only]
     run: Callable[[], Iterator[list[str]]]
     if arguments.part == "worlds":
-        head, run = WORLD_HEAD, lambda: on_worlds(arguments.folder, settings, arguments.seeds)
+        head, run = WORLD_HEAD, lambda: on_worlds(arguments.folder, settings, arguments.seeds, arguments.at)
     else:
         if not arguments.model:
             parser.error("--part real needs --model")

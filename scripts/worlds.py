@@ -22,27 +22,30 @@ ZERO_SHOT = Protocol(
 """For post-trained selves, which are asked without more ado; the one step that a protocol tunes is not looked at."""
 
 
-def make_world(folder: Path, seed: int) -> Path:
-    """Pre-train a world's variants, last checkpoints only; a world that is there is left as it is."""
+def make_world(folder: Path, seed: int, step: int = LAST_STEP) -> Path:
+    """Pre-train a world's variants; all checkpoints if one before the last is asked for. A world that is there is left
+    as it is."""
     root = folder / str(seed)
+    save_every = LAST_STEP if step == LAST_STEP else Schedule().save_every
     command = [sys.executable, "-m", "softprompt.world", str(root), "--seed", str(seed)]
-    subprocess.run([*command, "--save-every", str(LAST_STEP)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, "--save-every", str(save_every)], check=True, stdout=subprocess.DEVNULL)
     return root
 
 
-def truths(root: Path) -> dict[str, float]:
+def truths(root: Path, step: int = LAST_STEP) -> dict[str, float]:
     found = read_truth(root / "bucket")
-    return {variant: found[variant][LAST_STEP] for variant in VARIANTS}
+    return {variant: found[variant][step] for variant in VARIANTS}
 
 
-def evaluate_world(root: Path, protocol: Protocol, variants: tuple[str, ...] = VARIANTS) -> list[Result]:
-    """Variants on all benchmarks; results are kept beside the world and read again."""
+def evaluate_world(root: Path, protocol: Protocol, step: int = LAST_STEP) -> list[Result]:
+    """All variants at a step on all benchmarks; results are kept beside the world and read again."""
     results = []
-    for variant in variants:
+    for variant in VARIANTS:
         for benchmark in BENCHMARKS:
-            folder = root / "results" / protocol.fingerprint / variant / benchmark
+            at = "" if step == LAST_STEP else f"step-{step}"
+            folder = root / "results" / protocol.fingerprint / variant / benchmark / at
             if not (folder / "result.json").exists():
-                checkpoint = str(root / "bucket" / variant / f"step-{LAST_STEP}")
+                checkpoint = str(root / "bucket" / variant / f"step-{step}")
                 softprompt.evaluate(
                     checkpoint, benchmark, protocol, resources=Resources(), mirror=str(root / "mirror")
                 ).save(folder)
