@@ -129,6 +129,7 @@ def _points(result: Result, checkpoint: Checkpoint, model_id: str) -> list[Point
     values[f"accuracy_low/{result.benchmark}"] = headline["accuracy"].low
     values[f"accuracy_high/{result.benchmark}"] = headline["accuracy"].high
     values[f"diverged/{result.benchmark}"] = float(result.status == "diverged")
+    values[f"recall_lost/{result.benchmark}"] = float(result.loss_of_recall(result.headline) is not None)
     values[f"seconds/{result.benchmark}"] = result.cost.seconds
     values[f"peak_gb/{result.benchmark}"] = result.cost.peak_bytes / GB
     if (share := result.cost.matrix_share()) is not None:
