@@ -117,6 +117,11 @@ class FamilyWorld:
     def is_evaluated(self, step: int) -> bool:
         return all(piece.is_done for piece in self.evaluate(step))
 
+    def results(self, step: int) -> list[Result]:
+        """Of the base models."""
+        folders = (self._results_folder(v, step, b, PROTOCOL) for v in VARIANTS for b in BENCHMARKS)
+        return [Result.load(folder) for folder in folders]
+
     def scores(self, step: int, condition: str, field: str) -> np.ndarray:
         """(V, S, I) of the base models."""
         return np.stack([self._outcomes(v, step, PROTOCOL)[condition, field] for v in VARIANTS])
