@@ -72,7 +72,7 @@ class Protocol(FromDict):
     learning_rate: float = 0.3
     """At its peak, in units of the embedding rows' RMS."""
     num_warmup_steps: int = 4
-    loss_exponent: float = 0.25
+    loss_exponent: float = 0.5
     """Bounds what an answer that the model does not know can cost: each token's loss is (1 - p ** loss_exponent) /
     loss_exponent. 0 is cross-entropy, under which the vectors of a model that is sure of wrong answers unlearn to
     recall."""

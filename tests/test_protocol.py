@@ -17,7 +17,7 @@ CHANGES: dict[str, Any] = {
     "prefix_text": "Answer in one word.",
     "cue_text": "\nIn one word:",
     "prefix_gradient": "truncated",
-    "loss_exponent": 0.5,
+    "loss_exponent": 0.25,
     "learn_stop": False,
     "num_steps": 40,
     "batch_size": 4,
