@@ -46,6 +46,7 @@ SETTINGS = (
     Setting("", "default"),
     Setting("loss", "cross-entropy (exponent 0)", {"loss_exponent": 0.0}),
     Setting("loss", "exponent 0.25", {"loss_exponent": 0.25}),
+    Setting("loss", "exponent 0.35", {"loss_exponent": 0.35}),
     Setting("loss", "exponent 0.75", {"loss_exponent": 0.75}),
     Setting("rate", "0.1", {"learning_rate": 0.1}),
     Setting("rate", "1", {"learning_rate": 1.0}),
