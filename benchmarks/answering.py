@@ -136,7 +136,7 @@ def answering_flops(model: LanguageModel, prompts: Sequence[Prompt], texts: Sequ
     num_common = prompts[0].num_head if len({tuple(p.head.ids) for p in prompts}) == 1 else 0
     num_read = sum(map(len, prompts)) - (len(prompts) - 1) * num_common
     num_new = sum(min(most, 1 + len(model.encode(text))) for text in texts)
-    return 2 * (model.num_body_parameters * (num_read + num_new - len(prompts)) + model.num_head_parameters * num_new)
+    return model.pass_flops(num_read + num_new - len(prompts), num_new)
 
 
 def scoring_flops(
@@ -144,10 +144,7 @@ def scoring_flops(
 ) -> float:
     lengths = [len(ids) for found in candidates for ids in found]
     num_more = sum(lengths) - len(lengths)
-    return 2 * (
-        model.num_body_parameters * (sum(map(len, prompts)) + num_more)
-        + model.num_head_parameters * (len(prompts) + num_more)
-    )
+    return model.pass_flops(sum(map(len, prompts)) + num_more, len(prompts) + num_more)
 
 
 def _harness(work: Workload) -> Any:

@@ -157,6 +157,4 @@ def tuning_flops(
         num_read = sum(len(prompt) for prompt, _ in rows) + work.num_steps * NUM_VECTORS
     else:
         num_read = len(rows) * len(model.encode(benchmark.cue))
-    return 4 * (
-        model.num_body_parameters * (num_read + num_answer - len(rows)) + model.num_head_parameters * num_answer
-    )
+    return 2 * model.pass_flops(num_read + num_answer - len(rows), num_answer)

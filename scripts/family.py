@@ -31,7 +31,7 @@ from softprompt.world.verdict import read_truth
 VARIANTS = tuple(recipe.name for recipe in FAMILY)
 SCHEDULE = Schedule(num_steps=800, save_every=200)
 LAST_STEP = SCHEDULE.num_steps
-PROTOCOL = Protocol(num_train=100, curve_steps=())
+PROTOCOL = Protocol(num_train=100, placements=("prefix", "cue", "both"), curve_steps=())
 
 
 @dataclass(frozen=True)

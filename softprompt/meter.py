@@ -48,7 +48,7 @@ class Meter:
         Args:
             backward: whether gradients flow back through it.
         """
-        flops = 2 * (model.num_body_parameters * num_tokens + model.num_head_parameters * num_logits)
+        flops = model.pass_flops(num_tokens, num_logits)
         with self._lock:
             self._tokens[self._open[-1]] += num_tokens
             self._flops[self._open[-1]] += 2 * flops if backward else flops

@@ -15,6 +15,7 @@ from softprompt import processes
 from softprompt.cache import Cache, open_locally, open_tokenizer
 from softprompt.checkpoints import Checkpoint
 from softprompt.errors import BadCheckpoint, BadStudy, SoftPromptError
+from softprompt.last_layer import LastMLP
 from softprompt.protocol import Resources
 
 
@@ -42,13 +43,23 @@ class LanguageModel:
         return [(n, w) for n, w in self.network.named_parameters() if w.ndim > 1 and id(w) not in tables]
 
     @functools.cached_property
+    def last_mlp(self) -> LastMLP:
+        return LastMLP(self.network)
+
+    @functools.cached_property
     def num_body_parameters(self) -> float:
-        """Of them, those that a token meets: of experts only the chosen ones."""
+        """Of them, those that every token meets."""
+        return self._num_met(in_last_mlp=False)
+
+    def _num_met(self, *, in_last_mlp: bool) -> float:
+        """Of experts only the chosen ones."""
         config = self.network.config.get_text_config()
         counts = (getattr(config, name, None) for name in ("num_local_experts", "n_routed_experts", "num_experts"))
         num_experts = next(filter(None, counts), 1)
         share = getattr(config, "num_experts_per_tok", 1) / num_experts
-        return sum(weight.numel() * (share if ".experts." in name else 1) for name, weight in self.matrices)
+        last = {id(weight) for weight in self.last_mlp.weights}
+        weights = ((name, weight) for name, weight in self.matrices if (id(weight) in last) == in_last_mlp)
+        return sum(weight.numel() * (share if ".experts." in name else 1) for name, weight in weights)
 
     @property
     def num_layer_parameters(self) -> float:
@@ -58,6 +69,15 @@ class LanguageModel:
     @functools.cached_property
     def num_head_parameters(self) -> int:
         return self.network.get_output_embeddings().weight.numel()
+
+    @functools.cached_property
+    def num_last_parameters(self) -> float:
+        """Of the last layer's MLP and the output layer, which tokens meet only for their logits."""
+        return self._num_met(in_last_mlp=True) + self.num_head_parameters
+
+    def pass_flops(self, num_tokens: int, num_logits: int) -> float:
+        """Of a forward pass over so many tokens, with logits at some of them; attention's products are left out."""
+        return 2 * (self.num_body_parameters * num_tokens + self.num_last_parameters * num_logits)
 
     def pass_bytes(self, num_positions: int, num_logits: int, *, backward: bool = False) -> float:
         """Estimate of what one row of a forward pass takes, from above.
@@ -186,7 +206,8 @@ class LanguageModel:
             arguments["logits_to_keep"] = torch.arange(num_new - num_logits, num_new, device=self.device)
         if cache is not None:
             arguments[self.cache_name] = cache
-        output = self.network(**arguments)
+        with self.last_mlp.only(num_logits):
+            output = self.network(**arguments)
         return output.logits[:, -num_logits:], output[self.cache_name]
 
     def _one_by_one(

@@ -54,6 +54,7 @@ def test_flops_are_those_of_the_matrix_products_that_pytorch_counts(name: str) -
     torch.manual_seed(0)
     network = transformers.AutoModelForCausalLM.from_config(CONFIGS[name], experts_implementation="eager")
     model = LanguageModel(network.eval().requires_grad_(False), None)
+    assert model.last_mlp.weights  # found out by a pass, which must not be counted below
     embeds_BTD = model.embed(torch.arange(20).view(2, 10)).requires_grad_()
     with FlopCounterMode(display=False) as forward:
         logits, _ = model.forward(inputs_embeds=embeds_BTD, mask_BT=torch.ones(2, 10, dtype=torch.long), num_logits=3)

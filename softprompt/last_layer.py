@@ -1,0 +1,82 @@
+"""The last layer's MLP only where logits are wanted.
+
+A position lends its keys and values to those behind it. What the last layer's MLP, the larger part of the layer, makes
+of it is read for its own logits alone, and of most positions nobody asks for them.
+
+Shapes: B rows, T positions, L of them, the last ones, with logits, D width, V vocabulary.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NEGLIGIBLE = 0.05
+"""Of the logits' standard deviation: far above rounding, far below what a layer's MLP does to them."""
+
+
+class LastMLP:
+    """A network's hook that reads positions without logits no further than the last layer's attention.
+
+    It is off where the last layer has no `mlp`, and where trying shows that a position's logits come out otherwise.
+    """
+
+    def __init__(self, network: Any) -> None:
+        self._module = _last_mlp(network)
+        self._wanted = threading.local()
+        if self._module is not None:
+            hooks = [
+                self._module.register_forward_pre_hook(self._cut),
+                self._module.register_forward_hook(self._pad),
+            ]
+            if not self._is_harmless(network):
+                for hook in hooks:
+                    hook.remove()
+                self._module = None
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """What positions without logits do not meet."""
+        return [] if self._module is None else list(self._module.parameters())
+
+    @contextmanager
+    def only(self, num_logits: int) -> Iterator[None]:
+        """In passes of this thread the MLP sees the last `num_logits` positions alone."""
+        self._wanted.num = num_logits
+        try:
+            yield
+        finally:
+            self._wanted.num = 0
+
+    def _cut(self, _module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        num = getattr(self._wanted, "num", 0)
+        self._wanted.num_cut = max(0, arguments[0].shape[1] - num) if num and arguments else 0
+        if not self._wanted.num_cut:
+            return None
+        # BLOOM's MLP is given the residual, too.
+        return tuple(a[:, -num:].contiguous() if isinstance(a, Tensor) else a for a in arguments)
+
+    def _pad(self, _module: Any, _arguments: Any, output: Any) -> Any:
+        if not getattr(self._wanted, "num_cut", 0):
+            return None
+        first_BLD, *rest = output if isinstance(output, tuple) else (output,)  # behind it what experts were chosen
+        padded_BTD = F.pad(first_BLD, (0, 0, self._wanted.num_cut, 0))
+        return (padded_BTD, *rest) if isinstance(output, tuple) else padded_BTD
+
+    @torch.no_grad()
+    def _is_harmless(self, network: Any) -> bool:
+        ids_1T = torch.arange(8, device=network.get_input_embeddings().weight.device)[None]
+        whole_1LV = network(input_ids=ids_1T, use_cache=False).logits[:, -2:].float()
+        with self.only(2):
+            cut_1LV = network(input_ids=ids_1T, use_cache=False).logits[:, -2:].float()
+        return bool((cut_1LV - whole_1LV).abs().max() <= NEGLIGIBLE * whole_1LV.std())
+
+
+def _last_mlp(network: Any) -> Any:
+    num_layers = network.config.get_text_config().num_hidden_layers
+    stacks = (m for m in network.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == num_layers)
+    return next((getattr(stack[-1], "mlp", None) for stack in stacks), None)
