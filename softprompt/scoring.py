@@ -26,7 +26,7 @@ NEGLIGIBLE = 0.05
 
 
 @dataclass(frozen=True)
-class Row:
+class CandidateRow:
     """Candidates that share a row, behind the prompt in row `prompt` of a reading."""
 
     prompt: int
@@ -51,16 +51,16 @@ def score(
     longer = [[i for i, ids in enumerate(found) if len(ids) > 1] for found in candidates]
     longest = read.mask_BT.shape[1] + max((len(ids) for found in candidates for ids in found), default=0)
     if longest <= model.window and takes_masks(model):
-        rows = [Row(p, own, [candidates[p][i] for i in own]) for p, own in enumerate(longer) if own]
+        rows = [CandidateRow(p, own, [candidates[p][i] for i in own]) for p, own in enumerate(longer) if own]
     else:
-        rows = [Row(p, [i], [candidates[p][i]]) for p, own in enumerate(longer) for i in own]
+        rows = [CandidateRow(p, [i], [candidates[p][i]]) for p, own in enumerate(longer) for i in own]
 
-    def work(chunk: Sequence[Row]) -> list[tuple[Row, list[float]]]:
+    def work(chunk: Sequence[CandidateRow]) -> list[tuple[CandidateRow, list[float]]]:
         num_new = sum(map(len, chunk))
         prefill.meter.count(model, num_new, num_new)
         return list(zip(chunk, _totals(model, read, chunk), strict=True))
 
-    def num_bytes(row: Row) -> float:
+    def num_bytes(row: CandidateRow) -> float:
         return model.pass_bytes(read.mask_BT.shape[1] + len(row), len(row))
 
     for group in passes(rows, model.device):
@@ -71,7 +71,7 @@ def score(
 
 
 @torch.no_grad()
-def _totals(model: LanguageModel, read: Reading, rows: Sequence[Row]) -> list[list[float]]:
+def _totals(model: LanguageModel, read: Reading, rows: Sequence[CandidateRow]) -> list[list[float]]:
     """Of every candidate the log-likelihood of its tokens after the first."""
     device = model.device
     prompts_B = torch.tensor([row.prompt for row in rows], device=device)
@@ -96,7 +96,7 @@ def _totals(model: LanguageModel, read: Reading, rows: Sequence[Row]) -> list[li
 
 
 def _logits_in_one_row(
-    model: LanguageModel, rows: Sequence[Row], inputs_BQ: Tensor, mask_BT: Tensor, cache: Any
+    model: LanguageModel, rows: Sequence[CandidateRow], inputs_BQ: Tensor, mask_BT: Tensor, cache: Any
 ) -> Tensor:
     """(B, Q, V) logits where each candidate sees its prompt and itself only, and follows the prompt by position."""
     owners = [[number for number, ids in enumerate(row.candidates) for _ in ids[1:]] for row in rows]
@@ -146,7 +146,7 @@ def _proves_to_take_masks(model: LanguageModel) -> bool:
 
     inputs_1Q = torch.tensor([first[:-1] + second[:-1]], device=model.device)
     try:
-        together_1QV = _logits_in_one_row(model, [Row(0, [0, 1], [first, second])], inputs_1Q, *read())
+        together_1QV = _logits_in_one_row(model, [CandidateRow(0, [0, 1], [first, second])], inputs_1Q, *read())
     except (RuntimeError, ValueError, TypeError, IndexError):  # whatever a network says of a mask of another shape
         return False
     expected_1AV = alone(prompt, second[:-1])

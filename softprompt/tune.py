@@ -22,7 +22,7 @@ from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import Protocol
 from softprompt.truncation import truncated_batch
 
-Row = tuple[Prompt, list[int]]
+TrainingRow = tuple[Prompt, list[int]]
 """A prompt and the tokens of its answer."""
 
 MAX_NORM = 1.0
@@ -134,7 +134,7 @@ def batches(examples: Sequence[Example], protocol: Protocol) -> Iterator[list[li
 
 def _backward(
     prefill: Prefill,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     seeds: Sequence[torch.nn.Parameter],
     micro_batches: MicroBatches,
     loss_exponent: float,
@@ -152,7 +152,7 @@ def _backward(
     for vectors_PD in seeds:
         vectors_PD.grad = torch.zeros_like(vectors_PD)
 
-    def work(chunk: Sequence[Row]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def work(chunk: Sequence[TrainingRow]) -> tuple[Tensor, tuple[Tensor, ...]]:
         vectors_SPD = torch.stack(list(seeds))
         seeds_B = torch.tensor([prompt.seed for prompt, _ in chunk], device=device)
         losses_BA = answer_losses(prefill, chunk, vectors_SPD)
@@ -160,10 +160,10 @@ def _backward(
         learned = (bounded(losses_BA, loss_exponent).sum(1) / num_tokens_S[seeds_B]).sum()
         return part_S, torch.autograd.grad(learned, list(seeds))
 
-    def num_bytes(row: Row) -> float:
+    def num_bytes(row: TrainingRow) -> float:
         return prefill.model.pass_bytes(len(row[0]) + len(row[1]), len(row[1]), backward=True)
 
-    def on_cores(chunk: Sequence[Row]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
+    def on_cores(chunk: Sequence[TrainingRow]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
         num_positions = sum(len(prompt) - prompt.num_head + len(answer) for prompt, answer in chunk)
         return side_by_side(device, chunk, 4 * prefill.model.num_layer_parameters * num_positions, work)
 
@@ -178,7 +178,7 @@ def _backward(
     return losses_S
 
 
-def answer_losses(prefill: Prefill, rows: Sequence[Row], vectors_SPD: Tensor) -> Tensor:
+def answer_losses(prefill: Prefill, rows: Sequence[TrainingRow], vectors_SPD: Tensor) -> Tensor:
     """(B, A) cross-entropy of each token of the rows' answers, in nats; 0 behind a shorter answer.
 
     Logits are computed at the answer only. The last answer token is a target, never an input.

@@ -14,8 +14,7 @@ from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Placement, Prompt
 from softprompt.protocol import Protocol
-
-TrainingRow = tuple[Prompt, list[int]]
+from softprompt.tune import TrainingRow
 
 
 def mixed_prompts(
