@@ -21,7 +21,7 @@ from family import LAST_STEP, PROTOCOL, SCHEDULE, VARIANTS, FamilyWorld, Piece, 
 from matplotlib.figure import Figure
 from worlds import BENCHMARKS, markdown
 
-from softprompt.figures import COLOURS, in_style
+from softprompt.figures import COLOURS, INK, in_style
 from softprompt.statistics import Floats, concordance, crossed_bootstrap, pairs
 
 SEEDS = (11, 12, 13)
@@ -39,6 +39,7 @@ SCORES = {
 }
 """Strict accuracy by condition; then what needs no format: the answer found anywhere in the output
 (`lenient_accuracy`), the option that is most likely (`choice_accuracy`)."""
+LINES = {"correct": "-", "lenient_correct": "--", "choice_correct": ":"}
 TARGETS = {"post-trained": "asked", "truth": "", "post-trained on the train split": "train"}
 """What rankings are held against, each at the last step, with the people whom post-training asked about."""
 FAR = 0.1
@@ -234,15 +235,16 @@ def variants_table(one: Drawn) -> str:
 
 def draw(drawn: list[Drawn], steps: list[int], file: Path) -> None:
     """Left and middle: agreement by step. Right: accuracy of base models against that of their post-trained selves."""
-    looks = dict(zip((*SCORES, "truth"), (*COLOURS, "#7a7a7a", "#1c1d22"), strict=True))
+    colours = dict(zip(dict.fromkeys(condition for condition, _ in SCORES.values()), COLOURS, strict=False))
+    looks = {score: (colours[condition], LINES[field]) for score, (condition, field) in SCORES.items()}
+    looks["truth"] = INK, "--"
     with in_style():
         figure = Figure(figsize=(11, 3.8))
         panels = figure.subplots(1, 3)
         figure.subplots_adjust(0.05, 0.13, 0.85, 0.92, 0.2)
         for axes, target in zip(panels, ("post-trained", "truth"), strict=False):
-            for score, colour in looks.items():
+            for score, (colour, style) in looks.items():
                 found = [interval(mean_of(one.tau(step, score, target) for one in drawn)) for step in steps]
-                style = "--" if score == "truth" or "," in score else "-"
                 axes.plot(steps, [value for value, _, _ in found], style, marker="o", color=colour, label=score)
                 if style == "-":
                     axes.fill_between(
@@ -251,10 +253,10 @@ def draw(drawn: list[Drawn], steps: list[int], file: Path) -> None:
             axes.set(
                 title=f"tau with {target} at {LAST_STEP}", xlabel="training step", ylim=(-1.05, 1.05), xticks=steps
             )
-        for score in ("zero_shot", "prefix", "cue"):
+        for score in ("zero_shot", "prefix", "cue", "both"):
             x = np.concatenate([one.targets["post-trained"][0] for one in drawn])
             y = np.concatenate([one.scores[LAST_STEP][score][0] for one in drawn])
-            panels[2].plot(x, y, "o", color=looks[score], alpha=0.7)
+            panels[2].plot(x, y, "o", color=looks[score][0], alpha=0.7)
         panels[2].plot([0, 1], [0, 1], color="#7a7a7a", linewidth=0.8)
         panels[2].set(title=f"accuracy of base models at {LAST_STEP}", xlabel="accuracy of their post-trained selves")
         figure.legend(
