@@ -73,9 +73,9 @@ class Protocol(FromDict):
     """At its peak, in units of the embedding rows' RMS."""
     num_warmup_steps: int = 4
     loss_exponent: float = 0.5
-    """Bounds what an answer that the model does not know can cost: each token's loss is (1 - p ** loss_exponent) /
-    loss_exponent. 0 is cross-entropy, under which the vectors of a model that is sure of wrong answers unlearn to
-    recall."""
+    """Bounds what an answer that the model does not know can cost: a token's loss is (1 - p ** loss_exponent) /
+    loss_exponent, unless all answers share it (`softprompt.loss`). 0 is cross-entropy throughout, under which the
+    vectors of a model that is sure of wrong answers unlearn to recall."""
     learn_stop: bool = True
     """Whether the token that ends an answer is learned, too; stopping is a part of the format."""
     curve_steps: tuple[int, ...] = (0, 10, 20, 40, 80)
@@ -113,7 +113,7 @@ class Protocol(FromDict):
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint({"protocol": 2, **self.to_dict()})
+        return fingerprint({"protocol": 3, **self.to_dict()})
 
     @property
     def headline(self) -> str:

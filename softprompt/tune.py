@@ -16,6 +16,7 @@ from softprompt import processes
 from softprompt.benchmarks import Benchmark, Example
 from softprompt.chat import answer_ids, terminator_id
 from softprompt.cores import side_by_side
+from softprompt.loss import Loss, shared_tokens
 from softprompt.memory import MicroBatches
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt
@@ -69,10 +70,12 @@ def tune(
     optimizer = torch.optim.AdamW(seeds, lr=protocol.learning_rate * model.embedding_rms, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, protocol))
     end = [terminator_id(model, chat=protocol.chat)] if protocol.learn_stop else []
-    answers = [
-        [*answer_ids(model, benchmark, example, target, chat=protocol.chat), *end]
+    contents = [
+        answer_ids(model, benchmark, example, target, chat=protocol.chat)
         for example, target in zip(examples, targets, strict=True)
     ]
+    loss = Loss(protocol.loss_exponent, shared_tokens(contents))
+    answers = [[*ids, *end] for ids in contents]
     prompts = [[placement.prompt(e, seed) for e in examples] for seed in range(len(seeds))]
     diverged: set[int] = set()
 
@@ -85,7 +88,7 @@ def tune(
     losses_S = torch.zeros(len(seeds))
     for step, batch_of_seed in enumerate(batches(examples, protocol)):
         rows = [(prompts[seed][i], answers[i]) for seed, batch in enumerate(batch_of_seed) for i in batch]
-        losses_S = _backward(prefill, rows, seeds, micro_batches, protocol.loss_exponent)
+        losses_S = _backward(prefill, rows, seeds, micro_batches, loss)
         if step in protocol.measured_steps:
             yield state(step, losses_S)
         for number, seed in enumerate(seeds):
@@ -137,9 +140,9 @@ def _backward(
     rows: Sequence[TrainingRow],
     seeds: Sequence[torch.nn.Parameter],
     micro_batches: MicroBatches,
-    loss_exponent: float,
+    loss: Loss,
 ) -> Tensor:
-    """Set each seed's gradients to those of its mean bounded loss; returns the (S,) mean cross-entropies.
+    """Set each seed's gradients to those of its mean loss; returns the (S,) mean cross-entropies.
 
     Every seed's loss is divided by the tokens of its whole batch, so that neither micro-batches nor the number of
     processes change anything, and no seed's gradient depends on another's.
@@ -157,7 +160,8 @@ def _backward(
         seeds_B = torch.tensor([prompt.seed for prompt, _ in chunk], device=device)
         losses_BA = answer_losses(prefill, chunk, vectors_SPD)
         part_S = torch.zeros_like(losses_S).index_add(0, seeds_B, losses_BA.detach().sum(1)) / num_tokens_S
-        learned = (bounded(losses_BA, loss_exponent).sum(1) / num_tokens_S[seeds_B]).sum()
+        learned_BA = loss(losses_BA, [answer for _, answer in chunk])
+        learned = (learned_BA.sum(1) / num_tokens_S[seeds_B]).sum()
         return part_S, torch.autograd.grad(learned, list(seeds))
 
     def num_bytes(row: TrainingRow) -> float:
@@ -204,10 +208,3 @@ def answer_losses(prefill: Prefill, rows: Sequence[TrainingRow], vectors_SPD: Te
     return F.cross_entropy(
         logits_BAV.float().flatten(0, 1), answers_BA.flatten(), ignore_index=IGNORED, reduction="none"
     ).view(answers_BA.shape)
-
-
-def bounded(losses: Tensor, exponent: float) -> Tensor:
-    """(1 - p ** exponent) / exponent of tokens whose cross-entropy is -ln p: the generalised cross-entropy of Zhang and
-    Sabuncu (arXiv:1805.07836). A token's gradient is its cross-entropy's times p ** exponent, so that answers which the
-    model is sure are others, because it was never told these, cannot outweigh the form of all answers."""
-    return -torch.expm1(-exponent * losses) / exponent if exponent else losses

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from softprompt import tune
 from softprompt.benchmarks import Benchmark, Example
+from softprompt.loss import Loss
 from softprompt.memory import MicroBatches
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
@@ -119,19 +120,25 @@ def gradients(
     rows: Sequence[TrainingRow],
     protocol: Protocol,
     micro_batch: int | None = None,
+    shared: frozenset[int] = frozenset(),
 ) -> tuple[Tensor, Tensor]:
     """(S, P, D) gradients and (S,) losses, as the tuning computes them."""
     seeds = [torch.nn.Parameter(vectors_PD) for vectors_PD in placement.initial_vectors(protocol.seeds)]
     micro_batches = MicroBatches(model.devices, micro_batch)
-    losses_S = tune._backward(Prefill(model), rows, seeds, micro_batches, protocol.loss_exponent)
+    loss = Loss(protocol.loss_exponent, shared)
+    losses_S = tune._backward(Prefill(model), rows, seeds, micro_batches, loss)
     return torch.stack([vectors_PD.grad for vectors_PD in seeds if vectors_PD.grad is not None]), losses_S
 
 
 def plain_gradients(
-    model: LanguageModel, placement: Placement, rows: Sequence[TrainingRow], protocol: Protocol
+    model: LanguageModel,
+    placement: Placement,
+    rows: Sequence[TrainingRow],
+    protocol: Protocol,
+    shared: frozenset[int] = frozenset(),
 ) -> tuple[Tensor, Tensor]:
     """The same by a loop. The learned loss is the mean over a seed's answer tokens, terminator included, of
-    (1 - p ** q) / q; the reported one their mean cross-entropy."""
+    (1 - p ** q) / q, but of -ln p for `shared` ones; the reported one their mean cross-entropy."""
     vectors_SPD = placement.initial_vectors(protocol.seeds).requires_grad_()
     learned, losses = [], []
     for seed in range(len(protocol.seeds)):
@@ -143,7 +150,11 @@ def plain_gradients(
             ]
         )
         q = protocol.loss_exponent
-        learned.append(((1 - (-nats).exp() ** q) / q if q else nats).mean())
+        tokens = [token for prompt, ids in rows if prompt.seed == seed for token in ids]
+        each = [
+            n if token in shared or not q else (1 - (-n).exp() ** q) / q for n, token in zip(nats, tokens, strict=True)
+        ]
+        learned.append(torch.stack(each).mean())
         losses.append(nats.mean().detach())
     torch.autograd.backward(learned)
     assert vectors_SPD.grad is not None

@@ -18,7 +18,7 @@ from softprompt.protocol import PLACEMENTS, Protocol
 from softprompt.result import Result
 
 
-@pytest.mark.parametrize("loss_exponent", [0.0, 0.5])
+@pytest.mark.parametrize(("loss_exponent", "has_shared"), [(0.0, False), (0.5, False), (0.5, True)])
 @pytest.mark.parametrize("name", PLACEMENTS)
 def test_gradients_equal_those_of_a_plain_loop_over_full_sequences(
     model: LanguageModel,
@@ -27,6 +27,7 @@ def test_gradients_equal_those_of_a_plain_loop_over_full_sequences(
     rows: Rows,
     name: str,
     loss_exponent: float,
+    has_shared: bool,
 ) -> None:
     quick_protocol = replace(quick_protocol, loss_exponent=loss_exponent)
     placement = Placement(name, model, toy_benchmark, quick_protocol)
@@ -34,8 +35,9 @@ def test_gradients_equal_those_of_a_plain_loop_over_full_sequences(
     assert len({len(prompt) for prompt, _ in batch}) > 1
     assert len({len(ids) for _, ids in batch}) > 1
 
-    expected_SPD, expected_S = plain_gradients(model, placement, batch, quick_protocol)
-    found_SPD, losses_S = gradients(model, placement, batch, quick_protocol)
+    shared = frozenset(batch[0][1][1:] if has_shared else ())
+    expected_SPD, expected_S = plain_gradients(model, placement, batch, quick_protocol, shared)
+    found_SPD, losses_S = gradients(model, placement, batch, quick_protocol, shared=shared)
     torch.testing.assert_close(losses_S, expected_S, rtol=0, atol=1e-5)
     torch.testing.assert_close(found_SPD, expected_SPD, rtol=1e-4, atol=1e-6)
     assert found_SPD.abs().max() > 1e-3

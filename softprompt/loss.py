@@ -1,0 +1,45 @@
+"""What a prompt learns of an answer: form in full, facts within bounds.
+
+Shapes: B rows, A answer positions.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+SHARED_BY = 0.99
+"""Of the training answers: a token that so many have exactly once is form, such as GSM8K's '####' or a JSON key."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """(1 - p ** exponent) / exponent of a token whose cross-entropy is -ln p: the generalised cross-entropy of Zhang
+    and Sabuncu (arXiv:1805.07836). A token's gradient is its cross-entropy's times p ** exponent, so that answers
+    which the model is sure are others, because it was never told these, cannot outweigh the form of all answers.
+
+    Of tokens that all answers share it is the cross-entropy itself: a key that the model finds as unlikely as an
+    unknown fact would never be learned under the bound. See `docs/decisions/014-bounded-loss.md`.
+    """
+
+    exponent: float
+    shared: frozenset[int] = frozenset()
+
+    def __call__(self, losses_BA: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
+        """(B, A) of the cross-entropies of the answers' tokens, which may be followed by padding."""
+        if not self.exponent:
+            return losses_BA
+        bounded_BA = -torch.expm1(-self.exponent * losses_BA) / self.exponent
+        if not self.shared:
+            return bounded_BA
+        length = losses_BA.shape[1]
+        is_shared = [[token in self.shared for token in ids] + [False] * (length - len(ids)) for ids in answers]
+        return torch.where(torch.tensor(is_shared, device=losses_BA.device), losses_BA, bounded_BA)
+
+
+def shared_tokens(answers: Sequence[Sequence[int]]) -> frozenset[int]:
+    """Those that nearly every answer has exactly once."""
+    found = Counter(token for ids in answers for token, count in Counter(ids).items() if count == 1)
+    return frozenset(token for token, count in found.items() if count >= SHARED_BY * len(answers))

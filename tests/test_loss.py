@@ -1,0 +1,63 @@
+"""What a prompt learns of an answer: what all answers share in full, the rest within bounds."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from plain_loops import plain_logits
+
+from softprompt import tune
+from softprompt.benchmarks import Benchmark, Rows
+from softprompt.loss import Loss, shared_tokens
+from softprompt.models import LanguageModel
+from softprompt.prefill import Prefill
+from softprompt.prompt import Placement
+from softprompt.protocol import Protocol
+
+KEY, COMMA, FACT = 7, 8, 9
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([[KEY, 1], [2, KEY, 3], [KEY]], {KEY}),
+        ([[KEY, COMMA, 1, COMMA], [KEY, COMMA, 2]], {KEY}),  # once is a key, as often as it likes is a comma
+        ([[KEY, 1]] * 99 + [[2]], {KEY, 1}),
+        ([[KEY, 1]] * 98 + [[2]] * 2, set()),
+        ([[i] for i in range(4)], set()),
+    ],
+)
+def test_what_nearly_every_answer_has_exactly_once_is_shared(answers: list[list[int]], expected: set[int]) -> None:
+    assert shared_tokens(answers) == expected
+
+
+def test_shared_tokens_cost_their_cross_entropy_and_others_no_more_than_the_bound() -> None:
+    answers = [[KEY, FACT, KEY], [FACT, KEY]]
+    nats_BA = torch.tensor([[5.0, 5.0, 0.1], [100.0, 100.0, 0.0]])
+    found_BA = Loss(0.5, frozenset({KEY}))(nats_BA, answers)
+    bounded = 2 * (1 - math.exp(-2.5))
+    torch.testing.assert_close(found_BA, torch.tensor([[5.0, bounded, 0.1], [2.0, 100.0, 0.0]]))
+    torch.testing.assert_close(Loss(0.0, frozenset({KEY}))(nats_BA, answers), nats_BA)
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_key_that_the_model_finds_unlikely_is_learned_if_all_answers_share_it(
+    is_shared: bool, model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
+) -> None:
+    """Two answers without it are enough to make it a fact like any other."""
+    protocol = replace(quick_protocol, num_steps=80, learning_rate=1.0, loss_exponent=1.0, seeds=(0,), curve_steps=(0,))
+    examples = rows.train[:16]
+    num_with_key = 16 if is_shared else 14
+    targets = [f"What {e.answer}" if i < num_with_key else e.answer for i, e in enumerate(examples)]
+    placement = Placement("cue", model, toy_benchmark, protocol)
+    first, last = tune.tune(Prefill(model), toy_benchmark, placement, examples, targets, protocol)
+    ids = model.encode(" What")
+
+    def likelihood(tuned: tune.TunedPrompt) -> float:
+        prompt = placement.prompt(rows.test[0], 0)
+        log_probs = plain_logits(model, prompt, tuned.vectors_SPD, ids[:-1]).log_softmax(-1)
+        return math.exp(sum(log_probs[i, token].item() for i, token in enumerate(ids)))
+
+    assert likelihood(first) < 0.001
+    assert (likelihood(last) > 0.3) if is_shared else (likelihood(last) < 0.01)
