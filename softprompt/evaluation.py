@@ -20,6 +20,7 @@ from softprompt.controls import learned_task, shuffled_answers, with_instruction
 from softprompt.cost import Cost
 from softprompt.decode import answer
 from softprompt.lengths import check_lengths
+from softprompt.loss import shared_tokens
 from softprompt.meter import Meter
 from softprompt.metrics import Outcome, summarise
 from softprompt.models import LanguageModel, load_model
@@ -27,7 +28,7 @@ from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt, plain_prompts, random_vectors
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import CurvePoint, Job, Result
-from softprompt.tune import tune
+from softprompt.tune import contents_of, tune
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of the whole job that is done (0 to 1)."""
@@ -95,6 +96,7 @@ def evaluate(
             "num_train": len(train),
             "num_test": len(test),
             "num_contaminated": rows.num_contaminated,
+            "shared_tokens": ", ".join(work.shared),
             "world_size": processes.world_size(),
             "device": ", ".join(map(str, model.devices)),
             "dtype": str(model.network.dtype).removeprefix("torch."),
@@ -137,6 +139,13 @@ class Evaluation:
     @functools.cached_property
     def prefill(self) -> Prefill:
         return Prefill(self.model, meter=self.meter)
+
+    @property
+    def shared(self) -> list[str]:
+        """What nearly all training answers have exactly once, and is learned as form."""
+        targets = [example.answer for example in self.train]
+        contents = contents_of(self.model, self.benchmark, self.train, targets, self.protocol)
+        return sorted(repr(self.model.decode([token])) for token in shared_tokens(contents))
 
     def outcomes(self, condition: Condition) -> list[Outcome]:
         """Of all test items. A condition that takes its vectors from a tuning comes after the one tuned for them."""

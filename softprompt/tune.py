@@ -18,6 +18,7 @@ from softprompt.chat import answer_ids, terminator_id
 from softprompt.cores import side_by_side
 from softprompt.loss import Loss, shared_tokens
 from softprompt.memory import MicroBatches
+from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import Protocol
@@ -70,10 +71,7 @@ def tune(
     optimizer = torch.optim.AdamW(seeds, lr=protocol.learning_rate * model.embedding_rms, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, protocol))
     end = [terminator_id(model, chat=protocol.chat)] if protocol.learn_stop else []
-    contents = [
-        answer_ids(model, benchmark, example, target, chat=protocol.chat)
-        for example, target in zip(examples, targets, strict=True)
-    ]
+    contents = contents_of(model, benchmark, examples, targets, protocol)
     loss = Loss(protocol.loss_exponent, shared_tokens(contents))
     answers = [[*ids, *end] for ids in contents]
     prompts = [[placement.prompt(e, seed) for e in examples] for seed in range(len(seeds))]
@@ -101,6 +99,20 @@ def tune(
         scheduler.step()
         on_step(step + 1)
     yield state(protocol.num_steps, losses_S)
+
+
+def contents_of(
+    model: LanguageModel,
+    benchmark: Benchmark,
+    examples: Sequence[Example],
+    targets: Sequence[str],
+    protocol: Protocol,
+) -> list[list[int]]:
+    """Tokens of the targets as they follow their questions, without the token that ends an answer."""
+    return [
+        answer_ids(model, benchmark, example, target, chat=protocol.chat)
+        for example, target in zip(examples, targets, strict=True)
+    ]
 
 
 def share_of_rate(step: int, protocol: Protocol) -> float:

@@ -1,6 +1,7 @@
 """What a prompt learns of an answer: what all answers share in full, the rest within bounds."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
 from softprompt.protocol import Protocol
+from softprompt.result import Result
 
 KEY, COMMA, FACT = 7, 8, 9
 
@@ -61,3 +63,9 @@ def test_a_key_that_the_model_finds_unlikely_is_learned_if_all_answers_share_it(
 
     assert likelihood(first) < 0.001
     assert (likelihood(last) > 0.3) if is_shared else (likelihood(last) < 0.01)
+
+
+def test_a_result_says_what_was_learned_as_form(run: Callable[..., Result], rows: Rows) -> None:
+    assert run().provenance["shared_tokens"] == ""
+    keyed = Rows(tuple(replace(e, answer=f"What {e.answer}") for e in rows.train), rows.test)
+    assert run(rows=keyed).provenance["shared_tokens"] == "' What'"

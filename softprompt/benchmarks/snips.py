@@ -4,9 +4,7 @@ Dataset: https://github.com/sonos/nlu-benchmark (2017-06-custom-intent-engines),
 Paper: Coucke et al., "Snips Voice Platform", arXiv:1805.10190.
 Quirks: the hub has only its intents, so the rows come from a mirror: `sonos/snips/{train,test}-*.parquet`, `json` being
 {"intent": name, "slots": {slot: words of the text}}. The seven intents follow one another in the test split; they take
-turns here. Neither intents nor slots are named in the prompt: the tuning has to teach them as well. Under the
-default loss it does not where a model finds the key `slots` unlikely at first; `loss_exponent = 0.25` does
-(docs/decisions/014-bounded-loss.md).
+turns here. Neither intents nor slots are named in the prompt: the tuning has to teach them as well.
 """
 
 import json
