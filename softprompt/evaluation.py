@@ -28,7 +28,7 @@ from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt, plain_prompts, random_vectors
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import CurvePoint, Job, Result
-from softprompt.tune import contents_of, tune
+from softprompt.tune import learned_answers, tune
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share of the whole job that is done (0 to 1)."""
@@ -144,8 +144,8 @@ class Evaluation:
     def shared(self) -> list[str]:
         """What nearly all training answers have exactly once, and is learned as form."""
         targets = [example.answer for example in self.train]
-        contents = contents_of(self.model, self.benchmark, self.train, targets, self.protocol)
-        return sorted(repr(self.model.decode([token])) for token in shared_tokens(contents))
+        answers = learned_answers(self.model, self.benchmark, self.train, targets, self.protocol)
+        return sorted(repr(self.model.tokenizer.decode([token])) for token in shared_tokens(answers))
 
     def outcomes(self, condition: Condition) -> list[Outcome]:
         """Of all test items. A condition that takes its vectors from a tuning comes after the one tuned for them."""

@@ -70,10 +70,8 @@ def tune(
     seeds = [torch.nn.Parameter(vectors_PD.clone()) for vectors_PD in placement.initial_vectors(protocol.seeds)]
     optimizer = torch.optim.AdamW(seeds, lr=protocol.learning_rate * model.embedding_rms, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, protocol))
-    end = [terminator_id(model, chat=protocol.chat)] if protocol.learn_stop else []
-    contents = contents_of(model, benchmark, examples, targets, protocol)
-    loss = Loss(protocol.loss_exponent, shared_tokens(contents))
-    answers = [[*ids, *end] for ids in contents]
+    answers = learned_answers(model, benchmark, examples, targets, protocol)
+    loss = Loss(protocol.loss_exponent, shared_tokens(answers))
     prompts = [[placement.prompt(e, seed) for e in examples] for seed in range(len(seeds))]
     diverged: set[int] = set()
 
@@ -101,16 +99,17 @@ def tune(
     yield state(protocol.num_steps, losses_S)
 
 
-def contents_of(
+def learned_answers(
     model: LanguageModel,
     benchmark: Benchmark,
     examples: Sequence[Example],
     targets: Sequence[str],
     protocol: Protocol,
 ) -> list[list[int]]:
-    """Tokens of the targets as they follow their questions, without the token that ends an answer."""
+    """Tokens of the targets as they follow their questions, and the one that ends an answer if it is to be learned."""
+    end = [terminator_id(model, chat=protocol.chat)] if protocol.learn_stop else []
     return [
-        answer_ids(model, benchmark, example, target, chat=protocol.chat)
+        [*answer_ids(model, benchmark, example, target, chat=protocol.chat), *end]
         for example, target in zip(examples, targets, strict=True)
     ]
 

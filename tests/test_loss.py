@@ -66,6 +66,6 @@ def test_a_key_that_the_model_finds_unlikely_is_learned_if_all_answers_share_it(
 
 
 def test_a_result_says_what_was_learned_as_form(run: Callable[..., Result], rows: Rows) -> None:
-    assert run().provenance["shared_tokens"] == ""
+    assert run().provenance["shared_tokens"] == "'</s>'"
     keyed = Rows(tuple(replace(e, answer=f"What {e.answer}") for e in rows.train), rows.test)
-    assert run(rows=keyed).provenance["shared_tokens"] == "' What'"
+    assert run(rows=keyed).provenance["shared_tokens"] == "' What', '</s>'"
