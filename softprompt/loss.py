@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 SHARED_BY = 0.99
-"""Of the training answers: a token that so many have exactly once is form, such as GSM8K's '####' or a JSON key."""
+"""Of the training answers: a token that so many have exactly once is form, be it what ends an answer, GSM8K's '####' or
+a JSON key."""
 
 
 @dataclass(frozen=True)
