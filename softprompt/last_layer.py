@@ -71,9 +71,13 @@ class LastMLP:
     def _is_harmless(self, network: Any) -> bool:
         ids_1T = torch.arange(8, device=network.get_input_embeddings().weight.device)[None]
         whole_1LV = network(input_ids=ids_1T, use_cache=False).logits[:, -2:].float()
-        with self.only(2):
-            cut_1LV = network(input_ids=ids_1T, use_cache=False).logits[:, -2:].float()
-        return bool((cut_1LV - whole_1LV).abs().max() <= NEGLIGIBLE * whole_1LV.std())
+        try:
+            with self.only(2):
+                cut_1LV = network(input_ids=ids_1T, use_cache=False).logits[:, -2:].float()
+        except (RuntimeError, ValueError, TypeError, IndexError):  # whatever it says of fewer positions
+            return False
+        was_cut = getattr(self._wanted, "num_cut", 0) > 0  # not if positions are no positional argument, say
+        return was_cut and bool((cut_1LV - whole_1LV).abs().max() <= NEGLIGIBLE * whole_1LV.std())
 
 
 def _last_mlp(network: Any) -> Any:

@@ -1,5 +1,7 @@
 """Positions without logits are read no further than the last layer's attention, if that changes nothing."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -50,10 +52,23 @@ def test_the_last_mlp_sees_the_positions_with_logits_alone(network: LlamaForCaus
     assert seen[1:] == [NUM_POSITIONS]  # whoever calls the network itself gets all of it
 
 
-def test_an_mlp_that_mixes_positions_gets_all_of_them(network: LlamaForCausalLM, seen: list[int]) -> None:
-    """As a shift by one token would, which is found out by trying."""
+def shift_by_a_token(_module: object, _arguments: tuple[Tensor, ...], gate_BTI: Tensor) -> Tensor:
+    return gate_BTI + gate_BTI.roll(1, dims=1)
+
+
+def refuse_less_than_all(_module: object, _arguments: tuple[Tensor, ...], gate_BTI: Tensor) -> Tensor:
+    if gate_BTI.shape[1] < 8:
+        raise ValueError("too few positions")
+    return gate_BTI
+
+
+@pytest.mark.parametrize("hook", [shift_by_a_token, refuse_less_than_all])
+def test_an_mlp_that_needs_all_positions_gets_them(
+    network: LlamaForCausalLM, seen: list[int], hook: Callable[..., Tensor]
+) -> None:
+    """Which is found out by trying."""
     mlp = network.model.layers[-1].mlp
-    mlp.gate_proj.register_forward_hook(lambda _module, _arguments, gate_BTI: gate_BTI + gate_BTI.roll(1, dims=1))
+    mlp.gate_proj.register_forward_hook(hook)
     model = LanguageModel(network, None)
     assert not model.last_mlp.weights
     seen.clear()
