@@ -22,7 +22,7 @@ from softprompt import Protocol, Resources, Result, benchmarks
 from softprompt.benchmarks import Rows
 
 WORLD_SEEDS = (101, 102, 103)
-BENCHMARKS = ("svamp", "arc_easy")
+BENCHMARKS = ("svamp", "arc_easy_words")
 FIRST_ITEM = 200
 WORLD = Protocol(num_train=100, num_shots=0, curve_steps=())
 REAL = Protocol(num_test=100, num_shots=0, curve_steps=(), seeds=(0,))
@@ -128,6 +128,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="questions, such as loss and rate; the default is always run")
     parser.add_argument("--benchmarks", nargs="*", default=BENCHMARKS, help="of the real model")
     parser.add_argument("--placements", nargs="*", default=REAL.placements, help="of the real model, where none is set")
+    parser.add_argument("--items", type=int, default=REAL.num_test, help="of each of the real model's benchmarks")
+    parser.add_argument("--prompt-seeds", nargs="*", type=int, default=REAL.seeds, help="of the real model")
     parser.add_argument("--out", type=Path, help="write the table here, too")
     arguments = parser.parse_args()
     settings = [s for s in SETTINGS if not s.question or arguments.only is None or s.question in arguments.only]
@@ -137,7 +139,12 @@ def main() -> None:
     else:
         if not arguments.model:
             parser.error("--part real needs --model")
-        plain = replace(REAL, placements=tuple(arguments.placements))
+        plain = replace(
+            REAL,
+            placements=tuple(arguments.placements),
+            num_test=arguments.items,
+            seeds=tuple(arguments.prompt_seeds),
+        )
         where = arguments.folder, settings, arguments.model, arguments.mirror, arguments.benchmarks, plain
         head, run = REAL_HEAD, lambda: on_real_model(*where)
     rows = []
