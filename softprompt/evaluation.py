@@ -209,7 +209,8 @@ class Evaluation:
         self, placement: Placement, examples: Sequence[Example], shots: Sequence[Example] = ()
     ) -> list[Prompt]:
         """Of every seed, seeds outermost."""
-        return [placement.prompt(e, seed, shots) for seed in range(len(self.protocol.seeds)) for e in examples]
+        seeds = range(len(self.protocol.seeds))
+        return [prompt for seed in seeds for prompt in placement.prompts(examples, seed, shots)]
 
     @functools.cached_property
     def num_curve(self) -> int:

@@ -79,6 +79,12 @@ class Placement:
                 "cannot be cut; its protocol needs prefix_gradient = 'full'."
             )
 
+    def prompts(self, examples: Sequence[Example], seed: int, shots: Sequence[Example] = ()) -> list[Prompt]:
+        """For the vectors of the seed of that number. Heads are the question where it is all that stands in front of
+        the vectors, so that every seed and step can share it; else they are what all the prompts begin with."""
+        prompts = [self.prompt(example, seed, shots) for example in examples]
+        return with_common_head(prompts) if self.num_front or shots else prompts
+
     def prompt(self, example: Example, seed: int, shots: Sequence[Example] = ()) -> Prompt:
         """`example` for the vectors of the seed of that number; vectors in front stand before the `shots`, too."""
         asked = ask(self.model, self.benchmark, example, shots, chat=self.chat)
@@ -143,8 +149,7 @@ def plain_prompts(
     asked = [ask(model, benchmark, example, shots, chat=chat) for example in examples]
     prompts = [plain_prompt(model, one.prompt) for one in asked]
     if shots:
-        num_common = min(_num_common(prompts[0].ids, prompt.ids) for prompt in prompts)
-        return [replace(prompt, num_head=num_common) for prompt in prompts]
+        return with_common_head(prompts)
     heads = [plain_prompt(model, one.question).ids for one in asked]
     return [
         replace(prompt, num_head=len(head)) if _num_common(prompt.ids, head) == len(head) else prompt
@@ -152,7 +157,15 @@ def plain_prompts(
     ]
 
 
-def _num_common(first: Sequence[int], second: Sequence[int]) -> int:
+def with_common_head(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts with what all of them begin with as their heads; of a truncated one no more than the question."""
+    firsts = [prompt.part(0, prompt.cue_start or len(prompt)) for prompt in prompts]
+    positions = [list(zip(first.ids, first.slots, strict=True)) for first in firsts]
+    num_common = min(_num_common(positions[0], other) for other in positions)
+    return [replace(prompt, num_head=num_common) for prompt in prompts]
+
+
+def _num_common(first: Sequence[object], second: Sequence[object]) -> int:
     """Tokens that both begin with, short of the first's last one, so that something is left to follow."""
     pairs = zip(first[:-1], second, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

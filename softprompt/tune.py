@@ -72,7 +72,7 @@ def tune(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, protocol))
     answers = learned_answers(model, benchmark, examples, targets, protocol)
     loss = Loss(protocol.loss_exponent, shared_tokens(answers))
-    prompts = [[placement.prompt(e, seed) for e in examples] for seed in range(len(seeds))]
+    prompts = [placement.prompts(examples, seed) for seed in range(len(seeds))]
     diverged: set[int] = set()
 
     def state(step: int, losses_S: Tensor) -> TunedPrompt:

@@ -23,7 +23,8 @@ def mixed_prompts(
 ) -> tuple[list[Prompt], Tensor]:
     """Prompts of different lengths and of both seeds, as a placement makes them, with its vectors at the start."""
     placement = Placement(name, model, benchmark, protocol)
-    prompts = [placement.prompt(example, i % 2) for i, example in enumerate(examples)]
+    of_seed = [placement.prompts(examples, seed) for seed in (0, 1)]
+    prompts = [of_seed[i % 2][i] for i in range(len(examples))]
     assert len({len(prompt) for prompt in prompts}) > 3
     return prompts, placement.initial_vectors(protocol.seeds)
 
@@ -108,9 +109,9 @@ def training_rows(
     model: LanguageModel, placement: Placement, examples: Sequence[Example], seeds: Sequence[int]
 ) -> list[TrainingRow]:
     return [
-        (placement.prompt(e, seed), [*model.encode(f" {e.answer}"), model.tokenizer.eos_token_id])
+        (prompt, [*model.encode(f" {example.answer}"), model.tokenizer.eos_token_id])
         for seed in seeds
-        for e in examples
+        for example, prompt in zip(examples, placement.prompts(examples, seed), strict=True)
     ]
 
 

@@ -1,5 +1,6 @@
 """Reading a shared beginning once, keeping it or not, must change nothing."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -101,18 +102,24 @@ def test_questions_are_read_once_for_zero_shot_and_for_every_seed(
     assert seen == [len(rows.test) * len(cue.cue_ids)] * 2
 
 
-def test_vectors_in_front_are_read_once_a_batch(
+@pytest.mark.parametrize("num_shots", [0, 2])
+def test_what_all_prompts_begin_with_is_read_once_a_batch_and_seed(
     model: LanguageModel,
     toy_benchmark: Benchmark,
     rows: Rows,
     quick_protocol: Protocol,
     monkeypatch: pytest.MonkeyPatch,
+    num_shots: int,
 ) -> None:
+    """The vectors in front, the solved examples behind them, and the first words of every question."""
     prefix = Placement("prefix", model, toy_benchmark, quick_protocol)
-    prompts = [prefix.prompt(e, i % 2) for i, e in enumerate(rows.test)]
+    prompts = [p for seed in (0, 1) for p in prefix.prompts(rows.test, seed, rows.train[:num_shots])]
     seen = passes(monkeypatch)
     logits(Prefill(model), prompts, prefix.initial_vectors(quick_protocol.seeds))
-    num_head = len(model.bos_ids) + quick_protocol.num_vectors
+    said = [model.encode(toy_benchmark.prompt(example, rows.train[:num_shots])) for example in rows.test]
+    alike = list(itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*said, strict=False)))
+    num_head = len(model.bos_ids) + quick_protocol.num_vectors + len(alike)
+    assert alike
     assert seen == [2 * num_head, len(prompts) * (max(map(len, prompts)) - num_head)]
 
 
