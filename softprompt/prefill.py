@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, TypeVar
 
 import torch
@@ -178,26 +179,48 @@ class Prefill:
 
     def _read(self, heads: Sequence[Head]) -> dict[Head, tuple[KeysAndValues, Tensor]]:
         """Keys and values, and the logits (V) at the end."""
-        flops = 2 * self.model.num_layer_parameters * sum(map(len, heads))
+        beginning = self._beginning(heads)
+        (first,) = self._keys_and_values([beginning]) if beginning else ([],)
+        flops = 2 * self.model.num_layer_parameters * sum(len(head) - len(beginning) for head in heads)
         groups = list(passes(heads, self.model.device))
-        parts = side_by_side(self.model.device, groups, flops, self._read_groups)
+        parts = side_by_side(self.model.device, groups, flops, lambda some: self._read_groups(some, first))
         return {head: read for found in parts for head, read in found.items()}
 
+    def _beginning(self, heads: Sequence[Head]) -> Head:
+        """What all of them begin with, be it a chat's system prompt or solved examples; empty if a pass of its own
+        would not pay."""
+        if len(heads) < 2:
+            return ()
+        lengths = {len(head) for head in heads}
+        pairs = zip(min(heads), max(heads), strict=False)  # these two differ first
+        num_alike = min(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), min(lengths) - 1)
+        pays = num_alike * (len(heads) - 1) >= POSITIONS_OF_A_PASS[self.model.device.type] / 4
+        is_seen_whole = len(lengths) == 1 or max(lengths) <= self.model.window
+        return heads[0][:num_alike] if pays and is_seen_whole else ()
+
     @torch.no_grad()
-    def _read_groups(self, groups: Iterable[Sequence[Head]]) -> dict[Head, tuple[KeysAndValues, Tensor]]:
-        """A pass for each group."""
+    def _read_groups(
+        self, groups: Iterable[Sequence[Head]], first: KeysAndValues
+    ) -> dict[Head, tuple[KeysAndValues, Tensor]]:
+        """A pass for each group, of what follows the positions that have been read `first`."""
         found = {}
+        num_first = first[0][0].shape[1] if first else 0
         for group in groups:
-            self.meter.count(self.model, sum(map(len, group)), len(group))
+            tails = [head[num_first:] for head in group]
+            self.meter.count(self.model, sum(map(len, tails)), len(tails))
+            mask_BT = self._padded(([1] * len(tail) for tail in tails), 0)
+            in_rows = [
+                (keys.expand(len(group), -1, -1, -1), values.expand(len(group), -1, -1, -1)) for keys, values in first
+            ]
             logits_B1V, cache = self.model.forward(
-                input_ids=self._padded(group, 0),
-                mask_BT=self._padded(([1] * len(head) for head in group), 0),
-                cache=DynamicCache(),
+                input_ids=self._padded(tails, 0),
+                mask_BT=torch.cat([mask_BT.new_ones(len(group), num_first), mask_BT], dim=1),
+                cache=DynamicCache(in_rows),
                 num_logits=1,
             )
-            for row, head in enumerate(group):
+            for row, (head, tail) in enumerate(zip(group, tails, strict=True)):
                 kv = [
-                    (layer.keys[row, :, -len(head) :].clone(), layer.values[row, :, -len(head) :].clone())
+                    (_ends(layer.keys[row], num_first, len(tail)), _ends(layer.values[row], num_first, len(tail)))
                     for layer in cache.layers
                 ]
                 found[head] = kv, logits_B1V[row, 0]
@@ -242,6 +265,11 @@ def _rows(values_AHTK: Tensor, rows_B: Tensor) -> Tensor:
     if values_AHTK.shape[0] == 1:
         return values_AHTK.expand(len(rows_B), -1, -1, -1)
     return values_AHTK[rows_B.to(values_AHTK.device)]
+
+
+def _ends(values_HTK: Tensor, num_first: int, num_last: int) -> Tensor:
+    """A copy of the first and the last positions, without the padding between them."""
+    return torch.cat([values_HTK[:, :num_first], values_HTK[:, -num_last:]], dim=1)
 
 
 def _in_one_batch(rows: Sequence[KeysAndValues]) -> KeysAndValues:

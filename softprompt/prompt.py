@@ -80,10 +80,10 @@ class Placement:
             )
 
     def prompts(self, examples: Sequence[Example], seed: int, shots: Sequence[Example] = ()) -> list[Prompt]:
-        """For the vectors of the seed of that number. Heads are the question where it is all that stands in front of
-        the vectors, so that every seed and step can share it; else they are what all the prompts begin with."""
+        """For the vectors of the seed of that number. Heads of `cue` are all that stands before its vectors, so that
+        every seed and step can share them; with vectors in front, they are what all the prompts begin with."""
         prompts = [self.prompt(example, seed, shots) for example in examples]
-        return with_common_head(prompts) if self.num_front or shots else prompts
+        return with_common_head(prompts) if self.num_front else prompts
 
     def prompt(self, example: Example, seed: int, shots: Sequence[Example] = ()) -> Prompt:
         """`example` for the vectors of the seed of that number; vectors in front stand before the `shots`, too."""

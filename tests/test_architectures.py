@@ -28,7 +28,7 @@ from softprompt.benchmarks import Benchmark, Rows
 from softprompt.decode import answer
 from softprompt.errors import BadCheckpoint
 from softprompt.models import LanguageModel
-from softprompt.prefill import Prefill
+from softprompt.prefill import POSITIONS_OF_A_PASS, Prefill
 from softprompt.prompt import Placement, plain_prompts
 from softprompt.protocol import Protocol
 from softprompt.scoring import takes_masks
@@ -94,6 +94,12 @@ def model(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> LanguageMode
     config = CONFIGS[request.param](vocab_size=len(tokenizer), initializer_range=0.3, **special)
     network = transformers.AutoModelForCausalLM.from_config(config)
     return LanguageModel(network.eval().requires_grad_(False), tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a few short questions make several passes, and reading once what they begin with pays."""
+    monkeypatch.setitem(POSITIONS_OF_A_PASS, "cpu", 32)
 
 
 PLACEMENTS = pytest.mark.parametrize("placement", ["cue", "prefix"])

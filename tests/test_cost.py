@@ -17,6 +17,7 @@ from softprompt.errors import OutOfMemory
 from softprompt.evaluation import evaluate
 from softprompt.meter import Meter
 from softprompt.models import LanguageModel
+from softprompt.prefill import POSITIONS_OF_A_PASS
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result
 
@@ -87,10 +88,11 @@ def test_seconds_go_to_the_innermost_phase(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_result_knows_what_each_phase_read(
-    result: Result, run: Callable[..., Result], quick_protocol: Protocol
+    result: Result, run: Callable[..., Result], quick_protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Padding is no work that had to be done: row by row there is none. Vectors in front are left out here, which rows
-    of one pass share."""
+    """Padding is no work that had to be done: row by row there is none. What rows of one pass share is left out here:
+    vectors in front, and the words that questions begin with."""
+    monkeypatch.setitem(POSITIONS_OF_A_PASS, "cpu", 10_000)
     assert result.cost.phases.keys() == {"load", "tune", "prefill", "decode", "score", "other"}
     tokens = {name: phase.tokens for name, phase in result.cost.phases.items() if phase.tokens}
     assert tokens.keys() == {"tune", "prefill", "decode", "score"}

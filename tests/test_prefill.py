@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -131,10 +132,31 @@ def test_heads_of_like_length_are_read_together(
     monkeypatch.setitem(prefill_module.POSITIONS_OF_A_PASS, "cpu", 64)
     seen = passes(monkeypatch)
     torch.testing.assert_close(logits(Prefill(model), prompts, None), expected, rtol=0, atol=1e-4)
-    *heads, _tails = seen
-    needed = sum(prompt.num_head for prompt in prompts)
+    beginning, *heads, _tails = seen
+    needed = sum(prompt.num_head - beginning for prompt in prompts)
     assert max(heads) <= 64 and needed <= sum(heads) < 1.1 * needed
-    assert len(prompts) * max(prompt.num_head for prompt in prompts) > 1.1 * needed
+    assert len(prompts) * max(prompt.num_head - beginning for prompt in prompts) > 1.1 * needed
+
+
+def test_what_heads_begin_with_is_read_once_and_kept(
+    model: LanguageModel,
+    toy_benchmark: Benchmark,
+    rows: Rows,
+    quick_protocol: Protocol,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Solved examples in front of every question that `cue` asks, or a chat's system prompt."""
+    monkeypatch.setitem(prefill_module.POSITIONS_OF_A_PASS, "cpu", 64)
+    cue = Placement("cue", model, toy_benchmark, quick_protocol)
+    prompts = cue.prompts(rows.test, 0, rows.train[:2])
+    vectors_SPD = cue.initial_vectors(quick_protocol.seeds)
+    wholes = [replace(prompt, num_head=0) for prompt in prompts]
+    expected = logits(Prefill(model), wholes, vectors_SPD)
+    examples = plain_prompts(model, toy_benchmark, rows.test, rows.train[:2])[0].num_head
+    seen, prefill = passes(monkeypatch), Prefill(model)
+    for half in (slice(0, 6), slice(6, 12)):
+        torch.testing.assert_close(logits(prefill, prompts[half], vectors_SPD), expected[half], rtol=0, atol=1e-4)
+    assert [num for num in seen if num >= examples] == [examples]
 
 
 def test_the_output_layer_is_given_all_rows_in_one_block(
