@@ -5,6 +5,7 @@ costs is measured by `benchmarks/cores.py`, see `docs/decisions/013-hot-path.md`
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -19,21 +20,25 @@ LEAST_FLOPS = 5e8
 
 
 def side_by_side(
-    device: torch.device, rows: Sequence[Row], flops: float, work: Callable[[Sequence[Row]], Found]
+    device: torch.device, rows: Sequence[Row], flops: Sequence[float], work: Callable[[Sequence[Row]], Found]
 ) -> list[Found]:
-    """`work` of parts of `rows`, in their order: a part for each core that torch may use, one part on a GPU.
+    """`work` of parts of `rows`, in their order: a part for each core that torch may use, one part on a GPU. The parts
+    have like much to do, so that no core waits for long.
 
     What `work` changes outside itself must bear it. A part's own calls of this function find one core.
 
     Args:
-        flops: of all rows in one layer of the model.
+        flops: of each row in one layer of the model.
     """
-    num_cores = torch.get_num_threads()
-    num = int(min(num_cores if device.type == "cpu" else 1, len(rows), flops // LEAST_FLOPS))
+    num_cores, total = torch.get_num_threads(), sum(flops)
+    num = int(min(num_cores if device.type == "cpu" else 1, len(rows), total // LEAST_FLOPS))
     if num <= 1:
         return [work(rows)]
-    ends = [len(rows) * (i + 1) // num for i in range(num)]
-    parts = [rows[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    middles = [end - own / 2 for end, own in zip(itertools.accumulate(flops), flops, strict=True)]
+    of_core: list[list[Row]] = [[] for _ in range(num)]
+    for row, middle in zip(rows, middles, strict=True):
+        of_core[min(num - 1, int(num * middle / total))].append(row)
+    parts = [part for part in of_core if part]  # a row may outweigh a core's share
     is_recording = torch.is_grad_enabled()
 
     def on_one_core(part: Sequence[Row]) -> Found:

@@ -181,9 +181,9 @@ class Prefill:
         """Keys and values, and the logits (V) at the end."""
         beginning = self._beginning(heads)
         (first,) = self._keys_and_values([beginning]) if beginning else ([],)
-        flops = 2 * self.model.num_layer_parameters * sum(len(head) - len(beginning) for head in heads)
-        groups = list(passes(heads, self.model.device))
-        parts = side_by_side(self.model.device, groups, flops, lambda some: self._read_groups(some, first))
+        heads = sorted(heads, key=len)  # short ones on one core, long ones on another: little padding
+        flops = [2 * self.model.num_layer_parameters * (len(head) - len(beginning)) for head in heads]
+        parts = side_by_side(self.model.device, heads, flops, lambda some: self._read_in_passes(some, first))
         return {head: read for found in parts for head, read in found.items()}
 
     def _beginning(self, heads: Sequence[Head]) -> Head:
@@ -199,13 +199,11 @@ class Prefill:
         return heads[0][:num_alike] if pays and is_seen_whole else ()
 
     @torch.no_grad()
-    def _read_groups(
-        self, groups: Iterable[Sequence[Head]], first: KeysAndValues
-    ) -> dict[Head, tuple[KeysAndValues, Tensor]]:
-        """A pass for each group, of what follows the positions that have been read `first`."""
+    def _read_in_passes(self, heads: Sequence[Head], first: KeysAndValues) -> dict[Head, tuple[KeysAndValues, Tensor]]:
+        """What follows the positions that have been read `first`."""
         found = {}
         num_first = first[0][0].shape[1] if first else 0
-        for group in groups:
+        for group in passes(heads, self.model.device):
             tails = [head[num_first:] for head in group]
             self.meter.count(self.model, sum(map(len, tails)), len(tails))
             mask_BT = self._padded(([1] * len(tail) for tail in tails), 0)

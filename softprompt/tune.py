@@ -179,8 +179,10 @@ def _backward(
         return prefill.model.pass_bytes(len(row[0]) + len(row[1]), len(row[1]), backward=True)
 
     def on_cores(chunk: Sequence[TrainingRow]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
-        num_positions = sum(len(prompt) - prompt.num_head + len(answer) for prompt, answer in chunk)
-        return side_by_side(device, chunk, 4 * prefill.model.num_layer_parameters * num_positions, work)
+        num_positions = [len(prompt) - prompt.num_head + len(answer) for prompt, answer in chunk]
+        return side_by_side(
+            device, chunk, [4 * prefill.model.num_layer_parameters * num for num in num_positions], work
+        )
 
     by_length = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))  # little padding
     for parts in micro_batches.run(processes.share(by_length), num_bytes, on_cores):

@@ -37,13 +37,15 @@ def test_parts_are_done_on_other_threads_one_core_each_and_come_back_in_order() 
         return list(rows), torch.get_num_threads(), torch.is_grad_enabled()
 
     with torch.no_grad():
-        assert side_by_side(CPU, range(5), 1.0, work) == [([0, 1], 1, False), ([2, 3, 4], 1, False)]
+        assert side_by_side(CPU, range(5), [1.0] * 5, work) == [([0, 1], 1, False), ([2, 3, 4], 1, False)]
+        assert side_by_side(CPU, range(5), [1.0, 1, 2, 2, 3], work) == [([0, 1, 2], 1, False), ([3, 4], 1, False)]
+        assert side_by_side(CPU, range(3), [9.0, 1, 1], work) == [([0], 1, False), ([1, 2], 1, False)]
     assert torch.get_num_threads() == 2
 
 
 def test_small_work_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "LEAST_FLOPS", 1.0)
-    for rows, flops in (([1, 2, 3], 1.9), ([1], 9.0)):
+    for rows, flops in (([1, 2, 3], [0.6] * 3), ([1], [9.0])):
         assert side_by_side(CPU, rows, flops, lambda _: threading.current_thread()) == [threading.current_thread()]
 
 
@@ -57,7 +59,7 @@ def test_a_failure_is_raised_after_every_part_has_ended() -> None:
         ended.append(rows[0])
 
     with pytest.raises(MemoryError, match="no more"):
-        side_by_side(CPU, range(2), 1.0, work)
+        side_by_side(CPU, range(2), [1.0] * 2, work)
     assert ended == [1]
     assert torch.get_num_threads() == 2
 
