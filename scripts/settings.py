@@ -44,10 +44,9 @@ class Setting:
 PREFIX, CUE = {"placements": ("prefix",)}, {"placements": ("cue",)}
 SETTINGS = (
     Setting("", "default"),
-    Setting("loss", "cross-entropy (exponent 0)", {"loss_exponent": 0.0}),
-    Setting("loss", "exponent 0.25", {"loss_exponent": 0.25}),
-    Setting("loss", "exponent 0.35", {"loss_exponent": 0.35}),
-    Setting("loss", "exponent 0.75", {"loss_exponent": 0.75}),
+    Setting("loss", "cross-entropy (unknown share 0)", {"unknown_share": 0.0}),
+    Setting("loss", "unknown share 0.05", {"unknown_share": 0.05}),
+    Setting("loss", "unknown share 0.2", {"unknown_share": 0.2}),
     Setting("rate", "0.1", {"learning_rate": 0.1}),
     Setting("rate", "1", {"learning_rate": 1.0}),
     Setting("rate", "3", {"learning_rate": 3.0}),

@@ -17,22 +17,23 @@ a JSON key."""
 
 @dataclass(frozen=True)
 class Loss:
-    """(1 - p ** exponent) / exponent of a token whose cross-entropy is -ln p: the generalised cross-entropy of Zhang
-    and Sabuncu (arXiv:1805.07836). A token's gradient is its cross-entropy's times p ** exponent, so that answers
-    which the model is sure are others, because it was never told these, cannot outweigh the form of all answers.
+    """-ln((1 - u) p + u) of a token whose cross-entropy is -ln p: its surprise if a share u of such tokens are facts
+    that the checkpoint was never told, of which nothing can be learned. No token costs more than -ln u, and its
+    gradient is its cross-entropy's times about p / (p + u), so that answers which the model is sure are others cannot
+    outweigh the form of all answers; what is far likelier than u is learned as under cross-entropy, which is u = 0.
 
     Of tokens that all answers share it is the cross-entropy itself: a key that the model finds as unlikely as an
-    unknown fact would never be learned under the bound. See `docs/decisions/014-bounded-loss.md`.
+    unknown fact would never be learned. See `docs/decisions/014-bounded-loss.md`.
     """
 
-    exponent: float
+    unknown_share: float
     shared: frozenset[int] = frozenset()
 
     def __call__(self, losses_BA: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
         """(B, A) of the cross-entropies of the answers' tokens, which may be followed by padding."""
-        if not self.exponent:
+        if not self.unknown_share:
             return losses_BA
-        bounded_BA = -torch.expm1(-self.exponent * losses_BA) / self.exponent
+        bounded_BA = -torch.log1p((1 - self.unknown_share) * torch.expm1(-losses_BA))
         if not self.shared:
             return bounded_BA
         length = losses_BA.shape[1]

@@ -72,10 +72,10 @@ class Protocol(FromDict):
     learning_rate: float = 0.3
     """At its peak, in units of the embedding rows' RMS."""
     num_warmup_steps: int = 4
-    loss_exponent: float = 0.5
-    """Bounds what an answer that the model does not know can cost: a token's loss is (1 - p ** loss_exponent) /
-    loss_exponent, unless all answers share it (`softprompt.loss`). 0 is cross-entropy throughout, under which the
-    vectors of a model that is sure of wrong answers unlearn to recall."""
+    unknown_share: float = 0.1
+    """Assumed share of answer tokens that are facts which the checkpoint was never told: a token's loss is
+    -ln((1 - unknown_share) p + unknown_share), unless all answers share it (`softprompt.loss`). 0 is cross-entropy
+    throughout, under which the vectors of a model that is sure of wrong answers unlearn to recall."""
     learn_stop: bool = True
     """Whether the token that ends an answer is learned, too; stopping is a part of the format."""
     curve_steps: tuple[int, ...] = (0, 10, 20, 40, 80)
@@ -95,7 +95,7 @@ class Protocol(FromDict):
         require(self.num_shots >= 0, "num_shots", self.num_shots, "0 or more")
         rate = self.learning_rate
         require(0 < rate < inf, "learning_rate", rate, "a positive multiple of the embedding RMS")
-        require(0 <= self.loss_exponent <= 1, "loss_exponent", self.loss_exponent, "a number from 0 to 1")
+        require(0 <= self.unknown_share < 1, "unknown_share", self.unknown_share, "a share from 0 to less than 1")
         require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "distinct seeds")
         require(bool(self.placements), "placements", self.placements, f"one or more of {', '.join(PLACEMENTS)}")
         for name, known in (("placements", PLACEMENTS), ("controls", CONTROLS)):
@@ -113,7 +113,7 @@ class Protocol(FromDict):
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint({"protocol": 3, **self.to_dict()})
+        return fingerprint({"protocol": 4, **self.to_dict()})
 
     @property
     def headline(self) -> str:

@@ -71,7 +71,7 @@ def tune(
     optimizer = torch.optim.AdamW(seeds, lr=protocol.learning_rate * model.embedding_rms, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, protocol))
     answers = learned_answers(model, benchmark, examples, targets, protocol)
-    loss = Loss(protocol.loss_exponent, shared_tokens(answers))
+    loss = Loss(protocol.unknown_share, shared_tokens(answers))
     prompts = [placement.prompts(examples, seed) for seed in range(len(seeds))]
     diverged: set[int] = set()
 

@@ -126,7 +126,7 @@ def gradients(
     """(S, P, D) gradients and (S,) losses, as the tuning computes them."""
     seeds = [torch.nn.Parameter(vectors_PD) for vectors_PD in placement.initial_vectors(protocol.seeds)]
     micro_batches = MicroBatches(model.devices, micro_batch)
-    loss = Loss(protocol.loss_exponent, shared)
+    loss = Loss(protocol.unknown_share, shared)
     losses_S = tune._backward(Prefill(model), rows, seeds, micro_batches, loss)
     return torch.stack([vectors_PD.grad for vectors_PD in seeds if vectors_PD.grad is not None]), losses_S
 
@@ -139,7 +139,7 @@ def plain_gradients(
     shared: frozenset[int] = frozenset(),
 ) -> tuple[Tensor, Tensor]:
     """The same by a loop. The learned loss is the mean over a seed's answer tokens, terminator included, of
-    (1 - p ** q) / q, but of -ln p for `shared` ones; the reported one their mean cross-entropy."""
+    -ln((1 - u) p + u), but of -ln p for `shared` ones; the reported one their mean cross-entropy."""
     vectors_SPD = placement.initial_vectors(protocol.seeds).requires_grad_()
     learned, losses = [], []
     for seed in range(len(protocol.seeds)):
@@ -150,10 +150,10 @@ def plain_gradients(
                 if prompt.seed == seed
             ]
         )
-        q = protocol.loss_exponent
+        u = protocol.unknown_share
         tokens = [token for prompt, ids in rows if prompt.seed == seed for token in ids]
         each = [
-            n if token in shared or not q else (1 - (-n).exp() ** q) / q for n, token in zip(nats, tokens, strict=True)
+            n if token in shared else -((1 - u) * (-n).exp() + u).log() for n, token in zip(nats, tokens, strict=True)
         ]
         learned.append(torch.stack(each).mean())
         losses.append(nats.mean().detach())

@@ -93,7 +93,7 @@ def test_a_chat_model_is_tuned_and_evaluated_through_its_template(
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "chat"))
     model.tokenizer.chat_template = TURNS
     model.tokenizer.save_pretrained(folder)
-    cpu, plainly = Resources(device="cpu"), replace(quick_protocol, loss_exponent=0.0)  # whose loss a few steps lower
+    cpu, plainly = Resources(device="cpu"), replace(quick_protocol, unknown_share=0.0)  # whose loss a few steps lower
     chat, plain = (
         evaluate(str(folder), toy_benchmark, replace(plainly, chat=chat), resources=cpu, rows=rows)
         for chat in (True, False)

@@ -37,9 +37,9 @@ def test_what_nearly_every_answer_has_exactly_once_is_shared(answers: list[list[
 def test_shared_tokens_cost_their_cross_entropy_and_others_no_more_than_the_bound() -> None:
     answers = [[KEY, FACT, KEY], [FACT, KEY]]
     nats_BA = torch.tensor([[5.0, 5.0, 0.1], [100.0, 100.0, 0.0]])
-    found_BA = Loss(0.5, frozenset({KEY}))(nats_BA, answers)
-    bounded = 2 * (1 - math.exp(-2.5))
-    torch.testing.assert_close(found_BA, torch.tensor([[5.0, bounded, 0.1], [2.0, 100.0, 0.0]]))
+    found_BA = Loss(0.1, frozenset({KEY}))(nats_BA, answers)
+    unlikely, most = -math.log(0.9 * math.exp(-5) + 0.1), -math.log(0.1)
+    torch.testing.assert_close(found_BA, torch.tensor([[5.0, unlikely, 0.1], [most, 100.0, 0.0]]))
     torch.testing.assert_close(Loss(0.0, frozenset({KEY}))(nats_BA, answers), nats_BA)
 
 
@@ -48,7 +48,7 @@ def test_a_key_that_the_model_finds_unlikely_is_learned_if_all_answers_share_it(
     is_shared: bool, model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
 ) -> None:
     """Two answers without it are enough to make it a fact like any other."""
-    protocol = replace(quick_protocol, num_steps=80, learning_rate=1.0, loss_exponent=1.0, seeds=(0,), curve_steps=(0,))
+    protocol = replace(quick_protocol, num_steps=80, learning_rate=1.0, unknown_share=0.5, seeds=(0,), curve_steps=(0,))
     examples = rows.train[:16]
     num_with_key = 16 if is_shared else 14
     targets = [f"What {e.answer}" if i < num_with_key else e.answer for i, e in enumerate(examples)]

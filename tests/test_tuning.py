@@ -18,7 +18,7 @@ from softprompt.protocol import PLACEMENTS, Protocol
 from softprompt.result import Result
 
 
-@pytest.mark.parametrize(("loss_exponent", "has_shared"), [(0.0, False), (0.5, False), (0.5, True)])
+@pytest.mark.parametrize(("unknown_share", "has_shared"), [(0.0, False), (0.1, False), (0.1, True)])
 @pytest.mark.parametrize("name", PLACEMENTS)
 def test_gradients_equal_those_of_a_plain_loop_over_full_sequences(
     model: LanguageModel,
@@ -26,10 +26,10 @@ def test_gradients_equal_those_of_a_plain_loop_over_full_sequences(
     quick_protocol: Protocol,
     rows: Rows,
     name: str,
-    loss_exponent: float,
+    unknown_share: float,
     has_shared: bool,
 ) -> None:
-    quick_protocol = replace(quick_protocol, loss_exponent=loss_exponent)
+    quick_protocol = replace(quick_protocol, unknown_share=unknown_share)
     placement = Placement(name, model, toy_benchmark, quick_protocol)
     batch = training_rows(model, placement, rows.train[:9:2], seeds=(0, 1))
     assert len({len(prompt) for prompt, _ in batch}) > 1
