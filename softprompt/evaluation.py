@@ -142,10 +142,13 @@ class Evaluation:
 
     @property
     def shared(self) -> list[str]:
-        """What nearly all training answers have exactly once, and is learned as form."""
+        """What nearly all training answers have, and is learned as form; "x2" behind what they have twice."""
         targets = [example.answer for example in self.train]
         answers = learned_answers(self.model, self.benchmark, self.train, targets, self.protocol)
-        return sorted(repr(self.model.tokenizer.decode([token])) for token in shared_tokens(answers))
+        times = dict(sorted(shared_tokens(answers)))  # of each token the last occurrence
+        return sorted(
+            repr(self.model.tokenizer.decode([token])) + (f" x{num}" if num > 1 else "") for token, num in times.items()
+        )
 
     def outcomes(self, condition: Condition) -> list[Outcome]:
         """Of all test items. A condition that takes its vectors from a tuning comes after the one tuned for them."""

@@ -4,15 +4,17 @@ Shapes: B rows, A answer positions.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 SHARED_BY = 0.99
-"""Of the training answers: a token that so many have exactly once is form, be it what ends an answer, GSM8K's '####' or
-a JSON key."""
+"""Of the training answers: what so many have is form, be it what ends an answer, GSM8K's '####' or a JSON key."""
+
+Occurrence = tuple[int, int]
+"""A token of an answer, and which of its occurrences there: 1 for the first."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Loss:
     """
 
     unknown_share: float
-    shared: frozenset[int] = frozenset()
+    shared: frozenset[Occurrence] = frozenset()
 
     def __call__(self, losses_BA: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
         """(B, A) of the cross-entropies of the answers' tokens, which may be followed by padding."""
@@ -37,11 +39,18 @@ class Loss:
         if not self.shared:
             return bounded_BA
         length = losses_BA.shape[1]
-        is_shared = [[token in self.shared for token in ids] + [False] * (length - len(ids)) for ids in answers]
+        is_shared = [[it in self.shared for it in occurrences(ids)] + [False] * (length - len(ids)) for ids in answers]
         return torch.where(torch.tensor(is_shared, device=losses_BA.device), losses_BA, bounded_BA)
 
 
-def shared_tokens(answers: Sequence[Sequence[int]]) -> frozenset[int]:
-    """Those that nearly every answer has exactly once."""
-    found = Counter(token for ids in answers for token, count in Counter(ids).items() if count == 1)
-    return frozenset(token for token, count in found.items() if count >= SHARED_BY * len(answers))
+def shared_tokens(answers: Sequence[Sequence[int]]) -> frozenset[Occurrence]:
+    """Those that nearly every answer has, each as often as nearly every answer has it."""
+    found = Counter(occurrence for ids in answers for occurrence in occurrences(ids))
+    return frozenset(occurrence for occurrence, count in found.items() if count >= SHARED_BY * len(answers))
+
+
+def occurrences(ids: Sequence[int]) -> Iterator[Occurrence]:
+    seen: Counter[int] = Counter()
+    for token in ids:
+        seen[token] += 1
+        yield token, seen[token]

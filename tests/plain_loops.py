@@ -9,7 +9,7 @@ from torch import Tensor
 
 from softprompt import tune
 from softprompt.benchmarks import Benchmark, Example
-from softprompt.loss import Loss
+from softprompt.loss import Loss, Occurrence
 from softprompt.memory import MicroBatches
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
@@ -121,7 +121,7 @@ def gradients(
     rows: Sequence[TrainingRow],
     protocol: Protocol,
     micro_batch: int | None = None,
-    shared: frozenset[int] = frozenset(),
+    shared: frozenset[Occurrence] = frozenset(),
 ) -> tuple[Tensor, Tensor]:
     """(S, P, D) gradients and (S,) losses, as the tuning computes them."""
     seeds = [torch.nn.Parameter(vectors_PD) for vectors_PD in placement.initial_vectors(protocol.seeds)]
@@ -136,7 +136,7 @@ def plain_gradients(
     placement: Placement,
     rows: Sequence[TrainingRow],
     protocol: Protocol,
-    shared: frozenset[int] = frozenset(),
+    shared: frozenset[Occurrence] = frozenset(),
 ) -> tuple[Tensor, Tensor]:
     """The same by a loop. The learned loss is the mean over a seed's answer tokens, terminator included, of
     -ln((1 - u) p + u), but of -ln p for `shared` ones; the reported one their mean cross-entropy."""
@@ -151,7 +151,12 @@ def plain_gradients(
             ]
         )
         u = protocol.unknown_share
-        tokens = [token for prompt, ids in rows if prompt.seed == seed for token in ids]
+        tokens = [
+            (token, ids[: i + 1].count(token))
+            for prompt, ids in rows
+            if prompt.seed == seed
+            for i, token in enumerate(ids)
+        ]
         each = [
             n if token in shared else -((1 - u) * (-n).exp() + u).log() for n, token in zip(nats, tokens, strict=True)
         ]

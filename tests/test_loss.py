@@ -23,24 +23,27 @@ KEY, COMMA, FACT = 7, 8, 9
 @pytest.mark.parametrize(
     ("answers", "expected"),
     [
-        ([[KEY, 1], [2, KEY, 3], [KEY]], {KEY}),
-        ([[KEY, COMMA, 1, COMMA], [KEY, COMMA, 2]], {KEY}),  # once is a key, as often as it likes is a comma
-        ([[KEY, 1]] * 99 + [[2]], {KEY, 1}),
+        ([[KEY, 1], [2, KEY, 3], [KEY]], {(KEY, 1)}),
+        ([[KEY, COMMA, 1, COMMA], [KEY, COMMA, 2, COMMA, COMMA]], {(KEY, 1), (COMMA, 1), (COMMA, 2)}),
+        ([[KEY, 1]] * 99 + [[2]], {(KEY, 1), (1, 1)}),
         ([[KEY, 1]] * 98 + [[2]] * 2, set()),
         ([[i] for i in range(4)], set()),
     ],
 )
-def test_what_nearly_every_answer_has_exactly_once_is_shared(answers: list[list[int]], expected: set[int]) -> None:
+def test_what_nearly_every_answer_has_is_shared_as_often_as_they_have_it(
+    answers: list[list[int]], expected: set[tuple[int, int]]
+) -> None:
     assert shared_tokens(answers) == expected
 
 
 def test_shared_tokens_cost_their_cross_entropy_and_others_no_more_than_the_bound() -> None:
-    answers = [[KEY, FACT, KEY], [FACT, KEY]]
-    nats_BA = torch.tensor([[5.0, 5.0, 0.1], [100.0, 100.0, 0.0]])
-    found_BA = Loss(0.1, frozenset({KEY}))(nats_BA, answers)
+    answers = [[KEY, FACT, KEY, KEY], [FACT, KEY]]
+    nats_BA = torch.tensor([[5.0, 5.0, 0.1, 5.0], [100.0, 100.0, 0.0, 0.0]])
+    shared = frozenset({(KEY, 1), (KEY, 2)})
     unlikely, most = -math.log(0.9 * math.exp(-5) + 0.1), -math.log(0.1)
-    torch.testing.assert_close(found_BA, torch.tensor([[5.0, unlikely, 0.1], [most, 100.0, 0.0]]))
-    torch.testing.assert_close(Loss(0.0, frozenset({KEY}))(nats_BA, answers), nats_BA)
+    expected_BA = torch.tensor([[5.0, unlikely, 0.1, unlikely], [most, 100.0, 0.0, 0.0]])
+    torch.testing.assert_close(Loss(0.1, shared)(nats_BA, answers), expected_BA)
+    torch.testing.assert_close(Loss(0.0, shared)(nats_BA, answers), nats_BA)
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
