@@ -179,6 +179,7 @@ def test_truncated_gradients_equal_those_of_a_plain_loop_that_detaches_the_quest
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
 ) -> None:
     """Of a state that took in the question nothing can be cut: such models are refused."""
+    quick_protocol = replace(quick_protocol, unknown_share=0.0)  # under the bound a random model's gradients are small
     truncated = replace(quick_protocol, prefix_gradient="truncated")
     if model.is_recurrent:
         with pytest.raises(BadCheckpoint, match=r"keeps the past as a state, .* needs prefix_gradient = 'full'"):
