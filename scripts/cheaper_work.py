@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from real_model import QUICK
 from worlds import VARIANTS, evaluate_world, largest_error, make_world, markdown, tau, truths, variant_cells
 
 import softprompt
@@ -33,8 +34,6 @@ SETTINGS = {
 WORLD = Protocol(num_train=100, num_shots=0)
 REAL = Protocol(num_test=100, num_shots=0, seeds=(0,), curve_steps=())
 """One seed and few items, so that two CPU cores do it in an hour."""
-DTYPE = "bfloat16"
-"""Of the real model's `quality`, as on a GPU; on a CPU a third cheaper than float32."""
 NUM_TIMED_STEPS = 5
 
 
@@ -73,8 +72,7 @@ def quality(folder: Path, model: str, mirror: str | None, most: int | None) -> s
             protocol = replace(REAL, **changes)
             place = folder / "results" / protocol.fingerprint / benchmark
             if not (place / "result.json").exists():
-                resources = Resources(dtype=DTYPE)
-                softprompt.evaluate(model, benchmark, protocol, mirror=mirror, resources=resources).save(place)
+                softprompt.evaluate(model, benchmark, protocol, mirror=mirror, resources=QUICK).save(place)
             found[name] = Result.load(place)
             rows.append([benchmark, name, *_cells(found[name], found["prefix"])])
         print(markdown(QUALITY_HEAD, rows[-3:]), flush=True)

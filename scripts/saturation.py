@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from real_model import QUICK
 from worlds import BENCHMARKS as ATTRIBUTES
 from worlds import LAST_STEP, VARIANTS, make_world, markdown, truths
 
@@ -32,8 +33,6 @@ STEPS = (0, 10, 20, 40, 80, 160)
 WORLD = Protocol(num_train=100, num_shots=0, num_steps=STEPS[-1], curve_steps=STEPS, controls=("shuffled",))
 REAL = replace(WORLD, num_train=640, num_test=100, seeds=(0,), placements=("cue",))
 """One seed, one placement and few items, so that a CPU core does it in an hour."""
-DTYPE = "bfloat16"
-"""Of the real model, as on a GPU; on a CPU a third cheaper than float32."""
 ENOUGH = 0.95
 METRICS = ("format_following", "knowledge_accuracy", "lenient_accuracy")
 
@@ -78,7 +77,7 @@ def on_worlds(folder: Path) -> dict[str, list[Result]]:
 
 def on_real_model(folder: Path, names: Iterable[str], model: str, mirror: str | None) -> dict[str, list[Result]]:
     """By benchmark."""
-    results = run(folder, REAL, names, [Path(model)], mirror, Resources(micro_batch=32, dtype=DTYPE))
+    results = run(folder, REAL, names, [Path(model)], mirror, QUICK)
     return {result.benchmark: [result] for result in results}
 
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from real_model import QUICK
 from worlds import LAST_STEP, VARIANTS, evaluate_world, make_world, markdown, pooled, tau, truths
 
 import softprompt
-from softprompt import Protocol, Resources, Result, benchmarks
+from softprompt import Protocol, Result, benchmarks
 from softprompt.benchmarks import Rows
 
 WORLD_SEEDS = (101, 102, 103)
@@ -27,8 +28,6 @@ FIRST_ITEM = 200
 WORLD = Protocol(num_train=100, num_shots=0, curve_steps=())
 REAL = Protocol(num_test=100, num_shots=0, curve_steps=(), seeds=(0,))
 """One seed and few items, so that a CPU core does a question in an hour."""
-DTYPE = "bfloat16"
-"""Of the real model, as on a GPU; on a CPU a third cheaper than float32."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,7 @@ def on_real_model(
             if not (place / "result.json").exists():
                 rows = benchmarks.load(benchmarks.get(name), mirror)
                 rows = Rows(rows.train, rows.test[FIRST_ITEM:])
-                resources = Resources(micro_batch=32, dtype=DTYPE)
-                softprompt.evaluate(model, name, protocol, rows=rows, resources=resources).save(place)
+                softprompt.evaluate(model, name, protocol, rows=rows, resources=QUICK).save(place)
             result = Result.load(place)
             for placement in protocol.placements:
                 metrics = result.metrics[placement]
