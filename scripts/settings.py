@@ -13,7 +13,7 @@ import datetime
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from real_model import QUICK
 from worlds import LAST_STEP, VARIANTS, evaluate_world, make_world, markdown, pooled, tau, truths
@@ -28,6 +28,7 @@ FIRST_ITEM = 200
 WORLD = Protocol(num_train=100, num_shots=0, curve_steps=())
 REAL = Protocol(num_test=100, num_shots=0, curve_steps=(), seeds=(0,))
 """One seed and few items, so that a CPU core does a question in an hour."""
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -62,34 +63,80 @@ SETTINGS = (
 )
 
 
-def on_worlds(folder: Path, settings: list[Setting], seeds: Sequence[int], step: int) -> Iterator[list[str]]:
-    roots = {seed: make_world(folder, seed, step) for seed in seeds}
-    for seed, root in roots.items():
-        yield ["truth", "", "", str(seed), *(f"{truths(root, step)[v]:.3f}" for v in VARIANTS), "", "", ""]
+@dataclass(frozen=True)
+class WorldScore:
+    """What a setting makes of one world's variants in one placement."""
+
+    setting: Setting
+    placement: str
+    world: int
+    accuracies: list[float]
+    followings: list[float]
+    tau: float
+    error: float
+    """Largest distance of a variant's accuracy from its truth."""
+    spread: float
+    """Between the prompt seeds that come out highest and lowest, of the variant where it is largest."""
+
+    @property
+    def cells(self) -> list[str]:
+        both = zip(self.accuracies, self.followings, strict=True)
+        return [
+            *(self.setting.question, self.setting.name, self.placement, str(self.world)),
+            *(f"{accuracy:.3f} ({following:.2f})" for accuracy, following in both),
+            *(f"{self.tau:+.2f}", f"{self.error:.2f}", f"{self.spread:.3f}"),
+        ]
+
+    @property
+    def error_cell(self) -> str:
+        return f"{self.error:.2f}" + (f" (tau {self.tau:+.2f})" if self.tau < 1 else "")
+
+
+def on_worlds(roots: dict[int, Path], settings: list[Setting], step: int) -> Iterator[WorldScore]:
     for setting in settings:
         protocol = setting.protocol(WORLD)
         for seed, root in roots.items():
             truth, results = truths(root, step), evaluate_world(root, protocol, step)
             for placement in protocol.placements:
-                found = {v: pooled(results, v, placement) for v in VARIANTS}
-                values = {v: metrics["accuracy"].value for v, metrics in found.items()}
-                formats = (f"{metrics['format_following'].value:.2f}" for metrics in found.values())
-                yield [
-                    *(setting.question, setting.name, placement, str(seed)),
-                    *(f"{values[v]:.3f} ({following})" for v, following in zip(VARIANTS, formats, strict=True)),
-                    f"{tau(results, truth, placement):+.2f}",
-                    f"{max(abs(values[v] - truth[v]) for v in VARIANTS):.2f}",
-                    f"{max(_spread(results, v, placement, protocol.seeds) for v in VARIANTS):.3f}",
-                ]
+                found = [pooled(results, v, placement) for v in VARIANTS]
+                accuracies = [metrics["accuracy"].value for metrics in found]
+                yield WorldScore(
+                    setting,
+                    placement,
+                    seed,
+                    accuracies,
+                    [metrics["format_following"].value for metrics in found],
+                    tau(results, truth, placement),
+                    max(abs(accuracy - truth[v]) for v, accuracy in zip(VARIANTS, accuracies, strict=True)),
+                    max(_spread(results, v, placement, protocol.seeds) for v in VARIANTS),
+                )
 
 
 def _spread(results: list[Result], variant: str, placement: str, seeds: Sequence[int]) -> float:
-    """Between the prompt seeds that come out highest and lowest."""
     values = [pooled(results, variant, placement, seed)["accuracy"].value for seed in seeds]
     return max(values) - min(values)
 
 
-WORLD_HEAD = ["", "setting", "placement", "world", *VARIANTS, "tau", "largest error", "largest spread of seeds"]
+def summary(scores: list[WorldScore]) -> str:
+    """A row for each setting and placement: its largest error in each world."""
+    worlds = list(dict.fromkeys(score.world for score in scores))
+    by_row: dict[tuple[str, str, str], list[WorldScore]] = {}
+    for score in scores:
+        by_row.setdefault((score.setting.question, score.setting.name, f"`{score.placement}`"), []).append(score)
+    rows = [
+        [
+            *place,
+            *(score.error_cell for score in its),
+            f"{min(min(score.followings) for score in its):.2f}",
+            f"{max(score.spread for score in its):.2f}",
+        ]
+        for place, its in by_row.items()
+    ]
+    return markdown([*PLACE_HEAD, *map(str, worlds), "least format-following", "largest spread of seeds"], rows)
+
+
+PLACE_HEAD = ["what is changed", "to", "placement"]
+WORLD_HEAD = [*PLACE_HEAD, "world", *VARIANTS, "tau", "largest error", "largest spread of seeds"]
 
 
 def on_real_model(
@@ -111,7 +158,14 @@ def on_real_model(
 
 
 METRICS = ("format_following", "accuracy", "choice_accuracy", "gold_bits_per_byte")
-REAL_HEAD = ["", "setting", "placement", "benchmark", *METRICS]
+REAL_HEAD = [*PLACE_HEAD, "benchmark", *METRICS]
+
+
+def said(found: Iterator[Found], cells: Callable[[Found], list[str]]) -> Iterator[Found]:
+    """Each is printed as soon as it is there."""
+    for one in found:
+        print(*cells(one), sep=" | ", flush=True)
+        yield one
 
 
 def main() -> None:
@@ -130,9 +184,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the table here, too")
     arguments = parser.parse_args()
     settings = [s for s in SETTINGS if not s.question or arguments.only is None or s.question in arguments.only]
-    run: Callable[[], Iterator[list[str]]]
+    rows: list[list[str]] = []
     if arguments.part == "worlds":
-        head, run = WORLD_HEAD, lambda: on_worlds(arguments.folder, settings, arguments.seeds, arguments.at)
+        roots = {seed: make_world(arguments.folder, seed, arguments.at) for seed in arguments.seeds}
+        for seed, root in roots.items():
+            truth = truths(root, arguments.at)
+            rows.append(["truth", "", "", str(seed), *(f"{truth[v]:.3f}" for v in VARIANTS), "", "", ""])
+        scores = list(said(on_worlds(roots, settings, arguments.at), lambda score: score.cells))
+        rows += [score.cells for score in scores]
+        text = f"{summary(scores)}\n\n{markdown(WORLD_HEAD, rows)}\n"
     else:
         if not arguments.model:
             parser.error("--part real needs --model")
@@ -142,15 +202,13 @@ def main() -> None:
             num_test=arguments.items,
             seeds=tuple(arguments.prompt_seeds),
         )
-        where = arguments.folder, settings, arguments.model, arguments.mirror, arguments.benchmarks, plain
-        head, run = REAL_HEAD, lambda: on_real_model(*where)
-    rows = []
-    for row in run():
-        print(*row, sep=" | ", flush=True)
-        rows.append(row)
-        if arguments.out:
-            command = f"python scripts/settings.py --part {arguments.part}"
-            arguments.out.write_text(f"{datetime.date.today()}, `{command}`\n\n{markdown(head, rows)}\n")
+        found = on_real_model(
+            arguments.folder, settings, arguments.model, arguments.mirror, arguments.benchmarks, plain
+        )
+        text = f"{markdown(REAL_HEAD, list(said(found, lambda row: row)))}\n"
+    if arguments.out:
+        command = f"python scripts/settings.py --part {arguments.part}"
+        arguments.out.write_text(f"{datetime.date.today()}, `{command}`\n\n{text}")
 
 
 if __name__ == "__main__":
