@@ -24,8 +24,12 @@ class Loss:
     gradient is its cross-entropy's times about p / (p + u), so that answers which the model is sure are others cannot
     outweigh the form of all answers; what is far likelier than u is learned as under cross-entropy, which is u = 0.
 
-    Of tokens that all answers share it is the cross-entropy itself: a key that the model finds as unlikely as an
-    unknown fact would never be learned. See `docs/decisions/014-bounded-loss.md`.
+    Tokens that all answers share are form: a key that the model finds as unlikely as an unknown fact would never be
+    learned so. They cost their cross-entropy, times the share of it that the answer's other tokens keep on average:
+    form is learned no faster than what it is the form of. Else the token that ends an answer, alone in being learned in
+    full while the answers are still unlikely, would end them before they begin.
+
+    See `docs/decisions/014-bounded-loss.md`.
     """
 
     unknown_share: float
@@ -33,14 +37,18 @@ class Loss:
 
     def __call__(self, losses_BA: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
         """(B, A) of the cross-entropies of the answers' tokens, which may be followed by padding."""
-        if not self.unknown_share:
+        u = self.unknown_share
+        if not u:
             return losses_BA
-        bounded_BA = -torch.log1p((1 - self.unknown_share) * torch.expm1(-losses_BA))
+        bounded_BA = -torch.log1p((1 - u) * torch.expm1(-losses_BA))
         if not self.shared:
             return bounded_BA
         length = losses_BA.shape[1]
-        is_shared = [[it in self.shared for it in occurrences(ids)] + [False] * (length - len(ids)) for ids in answers]
-        return torch.where(torch.tensor(is_shared, device=losses_BA.device), losses_BA, bounded_BA)
+        marks = [[it in self.shared for it in occurrences(ids)] + [True] * (length - len(ids)) for ids in answers]
+        is_form_BA = torch.tensor(marks, device=losses_BA.device)  # padding costs nothing either way
+        kept_BA = 1 - u * bounded_BA.detach().exp()  # of its cross-entropy's gradient, by each token
+        kept_B1 = kept_BA.where(~is_form_BA, torch.nan).nanmean(1, keepdim=True).nan_to_num(1.0)
+        return torch.where(is_form_BA, kept_B1 * losses_BA, bounded_BA)
 
 
 def shared_tokens(answers: Sequence[Sequence[int]]) -> frozenset[Occurrence]:

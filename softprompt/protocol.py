@@ -113,7 +113,7 @@ class Protocol(FromDict):
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint({"protocol": 4, **self.to_dict()})
+        return fingerprint({"protocol": 5, **self.to_dict()})
 
     @property
     def headline(self) -> str:

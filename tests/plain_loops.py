@@ -1,5 +1,6 @@
 """What decoding, scoring and tuning must equal: one prompt at a time, one full forward pass, no padding, no cache."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -139,29 +140,27 @@ def plain_gradients(
     shared: frozenset[Occurrence] = frozenset(),
 ) -> tuple[Tensor, Tensor]:
     """The same by a loop. The learned loss is the mean over a seed's answer tokens, terminator included, of
-    -ln((1 - u) p + u), but of -ln p for `shared` ones; the reported one their mean cross-entropy."""
+    -ln((1 - u) p + u); of -ln p for `shared` ones, times the mean of (1 - u) p / ((1 - u) p + u) over the other tokens
+    of their answer. The reported one is their mean cross-entropy."""
     vectors_SPD = placement.initial_vectors(protocol.seeds).requires_grad_()
+    u = protocol.unknown_share
     learned, losses = [], []
     for seed in range(len(protocol.seeds)):
-        nats = torch.cat(
-            [
-                -plain_logits(model, prompt, vectors_SPD, ids[:-1]).log_softmax(-1)[range(len(ids)), ids]
-                for prompt, ids in rows
-                if prompt.seed == seed
-            ]
-        )
-        u = protocol.unknown_share
-        tokens = [
-            (token, ids[: i + 1].count(token))
-            for prompt, ids in rows
-            if prompt.seed == seed
-            for i, token in enumerate(ids)
-        ]
-        each = [
-            n if token in shared else -((1 - u) * (-n).exp() + u).log() for n, token in zip(nats, tokens, strict=True)
-        ]
+        each: list[Tensor] = []
+        nats: list[Tensor] = []
+        for prompt, ids in rows:
+            if prompt.seed != seed:
+                continue
+            log_probs = plain_logits(model, prompt, vectors_SPD, ids[:-1]).log_softmax(-1)
+            of_token = [-log_probs[i, token] for i, token in enumerate(ids)]
+            is_form = [(token, ids[: i + 1].count(token)) in shared for i, token in enumerate(ids)]
+            likely = [(1 - u) * math.exp(-n.item()) for n, form in zip(of_token, is_form, strict=True) if not form]
+            kept = sum(p / (p + u) for p in likely) / len(likely) if likely and u else 1.0
+            for n, form in zip(of_token, is_form, strict=True):
+                each.append(kept * n if form else -((1 - u) * (-n).exp() + u).log())
+            nats += of_token
         learned.append(torch.stack(each).mean())
-        losses.append(nats.mean().detach())
+        losses.append(torch.stack(nats).mean().detach())
     torch.autograd.backward(learned)
     assert vectors_SPD.grad is not None
     return vectors_SPD.grad, torch.stack(losses)

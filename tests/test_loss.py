@@ -36,13 +36,22 @@ def test_what_nearly_every_answer_has_is_shared_as_often_as_they_have_it(
     assert shared_tokens(answers) == expected
 
 
-def test_shared_tokens_cost_their_cross_entropy_and_others_no_more_than_the_bound() -> None:
-    answers = [[KEY, FACT, KEY, KEY], [FACT, KEY]]
-    nats_BA = torch.tensor([[5.0, 5.0, 0.1, 5.0], [100.0, 100.0, 0.0, 0.0]])
+def test_facts_cost_no_more_than_the_bound_and_form_its_cross_entropy_as_far_as_the_facts_beside_it_are_learned() -> (
+    None
+):
+    answers = [[KEY, FACT, KEY, KEY], [FACT, KEY], [KEY]]
+    nats_BA = torch.tensor([[5.0, 5.0, 0.1, 1.0], [100.0, 100.0, 0.0, 0.0], [5.0, 0.0, 0.0, 0.0]])
     shared = frozenset({(KEY, 1), (KEY, 2)})
-    unlikely, most = -math.log(0.9 * math.exp(-5) + 0.1), -math.log(0.1)
-    expected_BA = torch.tensor([[5.0, unlikely, 0.1, unlikely], [most, 100.0, 0.0, 0.0]])
-    torch.testing.assert_close(Loss(0.1, shared)(nats_BA, answers), expected_BA)
+    mixed = [0.9 * math.exp(-nats) + 0.1 for nats in (5.0, 1.0)]
+    kept = sum(1 - 0.1 / p for p in mixed) / 2
+    expected_BA = torch.tensor(
+        [
+            [5.0 * kept, -math.log(mixed[0]), 0.1 * kept, -math.log(mixed[1])],
+            [-math.log(0.1), 0.0, 0.0, 0.0],
+            [5.0, 0.0, 0.0, 0.0],
+        ]
+    )
+    torch.testing.assert_close(Loss(0.1, shared)(nats_BA, answers), expected_BA, rtol=0, atol=1e-4)
     torch.testing.assert_close(Loss(0.0, shared)(nats_BA, answers), nats_BA)
 
 
