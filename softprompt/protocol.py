@@ -74,7 +74,7 @@ class Protocol(FromDict):
     num_warmup_steps: int = 4
     unknown_share: float = 0.1
     """Assumed share of answer tokens that are facts which the checkpoint was never told: a token's loss is
-    -ln((1 - unknown_share) p + unknown_share), unless all answers share it (`softprompt.loss`). 0 is cross-entropy
+    -ln((1 - unknown_share) p + unknown_share), but for what all answers share (`softprompt.loss`). 0 is cross-entropy
     throughout, under which the vectors of a model that is sure of wrong answers unlearn to recall."""
     learn_stop: bool = True
     """Whether the token that ends an answer is learned, too; stopping is a part of the format."""
