@@ -23,7 +23,7 @@ from softprompt import Protocol, Result, benchmarks
 from softprompt.benchmarks import Rows
 
 WORLD_SEEDS = (101, 102, 103)
-BENCHMARKS = ("svamp", "arc_easy_words")
+BENCHMARKS = ("web_questions", "arc_easy_words")
 FIRST_ITEM = 200
 WORLD = Protocol(num_train=100, num_shots=0, curve_steps=())
 REAL = Protocol(num_test=100, num_shots=0, curve_steps=(), seeds=(0,))
