@@ -46,7 +46,7 @@ class Loss:
         length = losses_BA.shape[1]
         marks = [[it in self.shared for it in occurrences(ids)] + [True] * (length - len(ids)) for ids in answers]
         is_form_BA = torch.tensor(marks, device=losses_BA.device)  # padding costs nothing either way
-        kept_BA = 1 - u * bounded_BA.detach().exp()  # of its cross-entropy's gradient, by each token
+        kept_BA = (1 - u) * (bounded_BA - losses_BA).detach().exp()  # of its cross-entropy's gradient, by each token
         kept_B1 = kept_BA.where(~is_form_BA, torch.nan).nanmean(1, keepdim=True).nan_to_num(1.0)
         return torch.where(is_form_BA, kept_B1 * losses_BA, bounded_BA)
 
