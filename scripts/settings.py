@@ -43,7 +43,7 @@ class Setting:
 
 PREFIX, CUE = {"placements": ("prefix",)}, {"placements": ("cue",)}
 SETTINGS = (
-    Setting("", "default"),
+    Setting("nothing", ""),
     Setting("loss", "cross-entropy (unknown share 0)", {"unknown_share": 0.0}),
     Setting("loss", "unknown share 0.05", {"unknown_share": 0.05}),
     Setting("loss", "unknown share 0.2", {"unknown_share": 0.2}),
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--prompt-seeds", nargs="*", type=int, default=REAL.seeds, help="of the real model")
     parser.add_argument("--out", type=Path, help="write the table here, too")
     arguments = parser.parse_args()
-    settings = [s for s in SETTINGS if not s.question or arguments.only is None or s.question in arguments.only]
+    settings = [s for s in SETTINGS if not s.changes or arguments.only is None or s.question in arguments.only]
     rows: list[list[str]] = []
     if arguments.part == "worlds":
         roots = {seed: make_world(arguments.folder, seed, arguments.at) for seed in arguments.seeds}
