@@ -41,7 +41,7 @@ def write_report(arms: Sequence[Arm], file: str | Path, *, title: str, truth: Tr
     never meets half a page.
 
     Args:
-        truth: variant -> step -> known share, where that is known: in the Knowledge World.
+        truth: variant -> step -> known share, chance-centred as the scores are; known in the Knowledge World alone.
 
     Raises:
         BadStudy: `rank` cannot compare the results.
