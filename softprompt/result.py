@@ -11,6 +11,7 @@ from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import Checkpoint
 from softprompt.conditions import Condition
 from softprompt.cost import Cost
+from softprompt.files import write_whole
 from softprompt.fingerprints import fingerprint
 from softprompt.metrics import Estimate, Outcome, is_saturated
 from softprompt.protocol import Protocol
@@ -116,16 +117,16 @@ class Result:
         return json.dumps(finite(self.to_dict()), indent=1, allow_nan=False)
 
     def save(self, folder: str | Path) -> Path:
-        """Write `result.json`, `items.parquet` and `vectors.safetensors` into `folder`."""
+        """Write `items.parquet`, `vectors.safetensors` and, when they are there, `result.json` into `folder`."""
         import pyarrow as pa
         import pyarrow.parquet as pq
         from safetensors.numpy import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / RESULT_FILE).write_text(self.to_json())
         pq.write_table(pa.Table.from_pylist([asdict(o) for o in self.outcomes], schema=_schema()), folder / ITEMS_FILE)
         save_file(self.vectors, folder / VECTORS_FILE, metadata={"job_key": self.job_key})
+        write_whole(folder / RESULT_FILE, self.to_json())
         return folder
 
     @classmethod
