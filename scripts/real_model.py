@@ -16,8 +16,6 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-from rich.progress import Progress
-
 import softprompt
 from softprompt import Protocol, Resources, Result
 from softprompt.tables import SHOWN, conditions_table, curve_table, screen
@@ -91,16 +89,7 @@ def main() -> None:
     for name, protocol in RUNS:
         folder = arguments.folder / "results" / protocol.fingerprint / name
         if not (folder / "result.json").exists():
-            with Progress(console=screen) as bars:
-                bar = bars.add_task(name, total=1.0)
-                softprompt.evaluate(
-                    str(checkpoint),
-                    name,
-                    protocol,
-                    resources=Resources(micro_batch=32),
-                    mirror=arguments.mirror,
-                    progress=lambda what, share, bar=bar: bars.update(bar, completed=share, description=what),
-                ).save(folder)
+            softprompt.evaluate(str(checkpoint), name, protocol, resources=QUICK, mirror=arguments.mirror).save(folder)
         result = Result.load(folder)
         screen.print(conditions_table(result), curve_table(result))
         pages.append(markdown(result))

@@ -96,10 +96,7 @@ def run(
         resources=resources,
         mirror=mirror,
     )
-    (arm,) = experiment.run(
-        (open_checkpoint(str(checkpoint)) for checkpoint in checkpoints),
-        progress=lambda what, share: print(f"{share:6.1%} {what}", end="\r", flush=True),
-    )
+    (arm,) = experiment.run(open_checkpoint(str(checkpoint)) for checkpoint in checkpoints)
     return list(arm.results)
 
 

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, track
+from rich.progress import track
 from rich.table import Table
 
 from softprompt import benchmarks as registry
-from softprompt import controls, suites
+from softprompt import suites
 from softprompt.checks import check, require_sound
 from softprompt.errors import BadStudy, SoftPromptError
 from softprompt.protocol import Protocol, Resources
@@ -73,33 +73,19 @@ def evaluate(
     protocol = Protocol.from_dict(dict(parse_setting(setting) for setting in set_ or []))
     resources = Resources(device=device, micro_batch=micro_batch, trust_remote_code=trust_remote_code)
     results = []
-    with bars() as shown:
-        for name in suites.expand(benchmark):
-            bar = shown.add_task(name, total=1.0)
-            result = run(
-                checkpoint,
-                registry.get(name, benchmark_folder),
-                protocol,
-                resources=resources,
-                mirror=mirror,
-                tokenizer=tokenizer,
-                progress=lambda what, share, bar=bar, name=name: shown.update(  # type: ignore[misc]
-                    bar, completed=share, description=f"{name}: {what}"
-                ),
-            )
-            results.append(result)
-            if save:
-                result.save(save / name)
+    for name in suites.expand(benchmark):
+        declared = registry.get(name, benchmark_folder)
+        result = run(checkpoint, declared, protocol, resources=resources, mirror=mirror, tokenizer=tokenizer)
+        results.append(result)
+        if save:
+            result.save(save / name)
     if as_json:
         print(json.dumps([result.to_dict() for result in results], indent=1))
         return
     for result in results:
         screen.print(conditions_table(result), curve_table(result))
-        for placement in result.curves:
-            if loss := result.loss_of_recall(placement):
-                screen.print(f"  [yellow]{placement}[/]: {loss}", highlight=False, soft_wrap=True)
-        for placement, excess in result.learned_task.items():
-            screen.print(f"  {placement}: {controls.in_words(excess)}", highlight=False, soft_wrap=True)
+        for sentence in result.sentences():
+            screen.print(f"  {sentence}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -121,13 +107,10 @@ def study(
 
     declared = Study.read(study)
     failures: list[str] = []
-    with bars() as shown:
-        bar = shown.add_task("Looking", total=1.0)
-        arms = Experiment.of(declared).run(
-            checkpoints_of(declared, checkpoint or (), step or ()),
-            progress=lambda what, share: shown.update(bar, completed=share, description=what),
-            on_failure=lambda job, error: failures.append(f"{job.checkpoint.name} on {job.benchmark.name}: {error}"),
-        )
+    arms = Experiment.of(declared).run(
+        checkpoints_of(declared, checkpoint or (), step or ()),
+        on_failure=lambda job, error: failures.append(f"{job.checkpoint.name} on {job.benchmark.name}: {error}"),
+    )
     for failure in failures:
         errors.print(f"[red]Failed[/]: {escape(failure)}", highlight=False, soft_wrap=True)
     if not arms:
@@ -143,12 +126,6 @@ def study(
             show_ranking(arms[0].ranking, arms[0].diagnosis)
         screen.print(f"Written: {file}", soft_wrap=True)
     sys.exit(bool(failures))
-
-
-def bars() -> Progress:
-    """Progress on the error stream, so that the output can be piped."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=errors, transient=True)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import functools
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,13 +25,11 @@ from softprompt.meter import Meter
 from softprompt.metrics import Outcome, summarise
 from softprompt.models import LanguageModel, load_model
 from softprompt.prefill import Prefill
+from softprompt.progress import Progress, reporting
 from softprompt.prompt import Placement, Prompt, plain_prompts, random_vectors
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import CurvePoint, Job, Result
 from softprompt.tune import learned_answers, tune
-
-Progress = Callable[[str, float], None]
-"""Called with what is being done and the share of the whole job that is done (0 to 1)."""
 
 
 def evaluate(
@@ -44,7 +42,7 @@ def evaluate(
     mirror: str | None = None,
     tokenizer: str | None = None,
     cache: Cache | None = None,
-    progress: Progress = lambda _what, _share: None,
+    progress: Progress | None = None,
 ) -> Result:
     """Tune soft prompts for a frozen checkpoint and evaluate it under every condition of the protocol.
 
@@ -55,6 +53,8 @@ def evaluate(
         rows: the benchmark's rows, if they are at hand; else they are loaded from `mirror` or the hub.
         tokenizer: where to read the tokenizer from, if the checkpoint has none.
         cache: where to keep the copy of a remote checkpoint; the default is `Cache()`.
+        progress: called with what is being done and the share of the job that is done; by default a bar is shown in a
+            terminal or a notebook.
 
     Raises:
         SoftPromptError: the checkpoint or the benchmark cannot be used; the message says why and what to do. A tuning
@@ -71,8 +71,9 @@ def evaluate(
         shots, train, test = rows.sample(protocol)
         model = load_model(checkpoint, resources, tokenizer, cache)
     check_lengths(model, benchmark, protocol, shots, train, test)
-    work = Evaluation(model, benchmark, protocol, resources, shots, train, test, meter, progress)
-    outcomes = [outcome for condition in protocol.planned for outcome in work.outcomes(condition)]
+    with reporting(progress, benchmark.name) as report:
+        work = Evaluation(model, benchmark, protocol, resources, shots, train, test, meter, report)
+        outcomes = [outcome for condition in protocol.planned for outcome in work.outcomes(condition)]
 
     return Result(
         job_key=Job(checkpoint, benchmark, protocol).key,

@@ -17,6 +17,7 @@ from softprompt.cache import Cache
 from softprompt.checkpoints import Checkpoint, discover
 from softprompt.errors import SoftPromptError
 from softprompt.files import temporary_folder
+from softprompt.progress import Progress, reporting
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import RESULT_FILE, Job, Result
 from softprompt.study import Study
@@ -51,29 +52,31 @@ class Experiment:
         self,
         checkpoints: Iterable[Checkpoint],
         *,
-        progress: Callable[[str, float], None] = lambda _what, _share: None,
+        progress: Progress | None = None,
         on_failure: Callable[[Job, SoftPromptError], None] | None = None,
     ) -> list[Arm]:
         """Compute what is missing, one job after another in this process; the arms that have any result.
 
         Args:
-            progress: called with what is being done and the share of the whole that is done.
+            progress: called with what is being done and the share of the whole that is done; by default a bar is shown
+                in a terminal or a notebook.
             on_failure: called for a job that cannot be done, after which the others go on. By default it is raised.
         """
         jobs = list(self.jobs(checkpoints))
         results: dict[str, list[Result]] = {name: [] for name in self.arms}
-        for number, (arm, job) in enumerate(jobs):
-            where = f"{number + 1} of {len(jobs)}: {arm}, {job.checkpoint.name}, {job.benchmark.name}"
+        with reporting(progress) as report:
+            for number, (arm, job) in enumerate(jobs):
+                where = f"{number + 1} of {len(jobs)}: {arm}, {job.checkpoint.name}, {job.benchmark.name}"
 
-            def advance(what: str, share: float, number: int = number, where: str = where) -> None:
-                progress(f"{where}: {what}", (number + share) / len(jobs))
+                def advance(what: str, share: float, number: int = number, where: str = where) -> None:
+                    report(f"{where}: {what}", (number + share) / len(jobs))
 
-            try:
-                results[arm].append(self.result(job, advance))
-            except SoftPromptError as error:
-                if on_failure is None:
-                    raise
-                on_failure(job, error)
+                try:
+                    results[arm].append(self.result(job, advance))
+                except SoftPromptError as error:
+                    if on_failure is None:
+                        raise
+                    on_failure(job, error)
         names = [benchmark.name for benchmark in self.benchmarks]
         return [Arm.of(name, found, names) for name, found in results.items() if found]
 
@@ -84,7 +87,7 @@ class Experiment:
                 for arm, protocol in self.arms.items():
                     yield arm, Job(checkpoint, benchmark, protocol)
 
-    def result(self, job: Job, progress: Callable[[str, float], None]) -> Result:
+    def result(self, job: Job, progress: Progress) -> Result:
         """Out of the folder, or computed and kept there, whole or not at all."""
         folder = self.folder / job.key
         if not (folder / RESULT_FILE).exists():

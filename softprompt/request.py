@@ -1,12 +1,12 @@
 """What one evaluation needs, as a value that another process can be sent."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from softprompt import benchmarks
 from softprompt.cache import DEFAULT_GB, Cache
 from softprompt.checkpoints import Checkpoint
+from softprompt.progress import Progress
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Job, Result
 from softprompt.study import Study
@@ -53,7 +53,7 @@ class Request:
         }
         return cls(**{**values, **read})
 
-    def run(self, progress: Callable[[str, float], None]) -> Result:
+    def run(self, progress: Progress) -> Result:
         """Evaluate it in this process; see `softprompt.evaluate`."""
         from softprompt.evaluation import evaluate
 

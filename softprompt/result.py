@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from softprompt import controls
 from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import Checkpoint
 from softprompt.conditions import Condition
@@ -101,6 +102,18 @@ class Result:
             f"the tuning may have lost recall on {self.benchmark}: the right answer is found in {tuned.value:.2f} of "
             f"its outputs, in {plain.value:.2f} of the plain prompt's"
         )
+
+    def sentences(self) -> list[str]:
+        """What a reader of the metrics should mind, in so many words."""
+        losses = {placement: self.loss_of_recall(placement) for placement in self.curves}
+        excesses = {placement: controls.in_words(excess) for placement, excess in self.learned_task.items()}
+        return [f"{placement}: {said}" for placement, said in (*losses.items(), *excesses.items()) if said]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from softprompt.tables import as_html
+
+        return as_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All but the outcomes and the vectors, as plain values for JSON."""

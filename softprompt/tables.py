@@ -1,5 +1,6 @@
 """Tables and sentences for the terminal."""
 
+import io
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from softprompt.ranking import Ranking
 from softprompt.result import Result
 
 screen, errors = Console(), Console(stderr=True)
+WIDTH_IN_A_NOTEBOOK = 150
 
 
 def checks_table(checks: Sequence[Check]) -> Table:
@@ -79,6 +81,15 @@ def curve_table(result: Result) -> Table:
         )
         table.add_section()
     return table
+
+
+def as_html(result: Result) -> str:
+    """The tables and sentences for a notebook, which scrolls where a terminal would cut off."""
+    page = Console(record=True, file=io.StringIO(), width=WIDTH_IN_A_NOTEBOOK)
+    page.print(conditions_table(result), curve_table(result))
+    for sentence in result.sentences():
+        page.print(f"  {sentence}", highlight=False)
+    return page.export_html(inline_styles=True, code_format='<pre style="line-height: normal">{code}</pre>')
 
 
 def show_ranking(ranking: Ranking, diagnosis: Diagnosis) -> None:

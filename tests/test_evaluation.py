@@ -88,6 +88,13 @@ def test_a_saved_result_is_read_back_as_it_was(result: Result, tmp_path: Path) -
     assert Result.load(tmp_path, with_items=False).outcomes == ()
 
 
+def test_a_notebook_shows_a_result_as_tables(result: Result) -> None:
+    page = result._repr_html_()
+    for condition, metrics in result.metrics.items():
+        assert condition in page
+        assert f"{metrics['accuracy'].value:.3f}" in page
+
+
 def test_a_result_on_a_single_item_can_be_saved(
     run: Callable[..., Result], quick_protocol: Protocol, tmp_path: Path
 ) -> None:
