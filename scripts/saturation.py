@@ -63,16 +63,16 @@ class Curve:
 
 def on_worlds(folder: Path) -> dict[str, list[Result]]:
     """By variant, all its worlds and attributes together."""
-    results: list[Result] = []
+    found: dict[str, list[Result]] = {variant: [] for variant in VARIANTS}
     truth: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
     for seed in WORLD_SEEDS:
         root = make_world(folder, seed)
         for variant, share in truths(root).items():
             truth[variant].append(share)
         checkpoints = [root / "bucket" / variant / f"step-{LAST_STEP}" for variant in VARIANTS]
-        results += run(root, WORLD, ATTRIBUTES, checkpoints, str(root / "mirror"), Resources())
-    titles = {v: f"{v} (knows {sum(truth[v]) / len(truth[v]):.2f})" for v in VARIANTS}
-    return {title: [result for result in results if result.variant == v] for v, title in titles.items()}
+        for result in run(root, WORLD, ATTRIBUTES, checkpoints, str(root / "mirror"), Resources()):
+            found[result.variant].append(replace(result, variant=f"{result.variant} of world {seed}"))
+    return {f"{v} (knows {sum(truth[v]) / len(truth[v]):.2f})": found[v] for v in VARIANTS}
 
 
 def on_real_model(folder: Path, names: Iterable[str], model: str, mirror: str | None) -> dict[str, list[Result]]:
