@@ -85,11 +85,12 @@ def curve_table(result: Result) -> Table:
 
 def as_html(result: Result) -> str:
     """The tables and sentences for a notebook, which scrolls where a terminal would cut off."""
-    page = Console(record=True, file=io.StringIO(), width=WIDTH_IN_A_NOTEBOOK)
+    page = Console(record=True, file=io.StringIO(), width=WIDTH_IN_A_NOTEBOOK, force_jupyter=False)
     page.print(conditions_table(result), curve_table(result))
     for sentence in result.sentences():
         page.print(f"  {sentence}", highlight=False)
-    return page.export_html(inline_styles=True, code_format='<pre style="line-height: normal">{code}</pre>')
+    style = "font-family: monospace; line-height: normal; overflow-x: auto"
+    return page.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
 
 
 def show_ranking(ranking: Ranking, diagnosis: Diagnosis) -> None:
