@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 
 from softprompt.decode import answer
 from softprompt.models import LanguageModel
+from softprompt.packing import packing_rows
 from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Prompt
 from softprompt.tune import answer_losses
@@ -92,7 +93,12 @@ def tuning_step(model: LanguageModel, setting: Setting) -> Callable[[], None]:
     """A step's forward and backward pass: a batch of 8, full gradient."""
     rows = [(prompt, list(range(2, 2 + NUM_ANSWER))) for prompt in setting.prompts(BATCH)]
     vectors_SPD = torch.randn(1, NUM_VECTORS, setting.width).mul(0.02).requires_grad_()
-    return lambda: torch.autograd.backward(answer_losses(Prefill(model), rows, vectors_SPD).sum())
+
+    def step() -> None:
+        with packing_rows(model, rows) as packed:
+            torch.autograd.backward(answer_losses(Prefill(model), rows, vectors_SPD, packed=packed).sum())
+
+    return step
 
 
 def answering(model: LanguageModel, setting: Setting) -> Callable[[], None]:

@@ -13,6 +13,7 @@ from softprompt.benchmarks import Benchmark, Example
 from softprompt.chat import answer_ids, terminator_id
 from softprompt.meter import matrix_rate
 from softprompt.models import LanguageModel
+from softprompt.packing import packing_rows
 from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompts
 from softprompt.protocol import Protocol
@@ -52,7 +53,8 @@ def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,
         for ids, learned in training_rows(model, benchmark, examples[: work.batch_size])
     ]
     vectors_SPD = first_vectors(model)[None].requires_grad_()
-    losses_BA = answer_losses(prefill, rows, vectors_SPD)
+    with packing_rows(model, rows) as packed:
+        losses_BA = answer_losses(prefill, rows, vectors_SPD, packed=packed)
     torch.autograd.backward(losses_BA.sum() / sum(len(learned) for _, learned in rows))
     assert vectors_SPD.grad is not None
     return Measured(

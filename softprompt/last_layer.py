@@ -3,7 +3,7 @@
 A position lends its keys and values to those behind it. What the last layer's MLP, the larger part of the layer, makes
 of it is read for its own logits alone, and of most positions nobody asks for them.
 
-Shapes: B rows, T positions, L of them, the last ones, with logits, D width, V vocabulary.
+Shapes: B rows, T positions, L of them with logits, D width, V vocabulary.
 """
 
 import threading
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 NEGLIGIBLE = 0.05
@@ -27,11 +26,11 @@ class LastMLP:
 
     def __init__(self, network: Any) -> None:
         self._module = _last_mlp(network)
-        self._wanted = threading.local()
+        self._pass = threading.local()
         if self._module is not None:
             hooks = [
                 self._module.register_forward_pre_hook(self._cut),
-                self._module.register_forward_hook(self._pad),
+                self._module.register_forward_hook(self._join),
             ]
             if not self._is_harmless(network):
                 for hook in hooks:
@@ -44,39 +43,41 @@ class LastMLP:
         return [] if self._module is None else list(self._module.parameters())
 
     @contextmanager
-    def only(self, num_logits: int) -> Iterator[None]:
-        """In passes of this thread the MLP sees the last `num_logits` positions alone."""
-        self._wanted.num = num_logits
+    def only(self, wanted_L: Tensor) -> Iterator[None]:
+        """In passes of this thread the MLP sees these positions alone."""
+        self._pass.wanted_L = wanted_L
         try:
             yield
         finally:
-            self._wanted.num = 0
+            self._pass.wanted_L = None
 
     def _cut(self, _module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        num = getattr(self._wanted, "num", 0)
-        self._wanted.num_cut = max(0, arguments[0].shape[1] - num) if num and arguments else 0
-        if not self._wanted.num_cut:
+        wanted_L: Tensor | None = getattr(self._pass, "wanted_L", None)
+        self._pass.num_whole = 0
+        if wanted_L is None or not arguments or arguments[0].shape[1] <= len(wanted_L):
             return None
+        self._pass.num_whole = arguments[0].shape[1]
         # BLOOM's MLP is given the residual, too.
-        return tuple(a[:, -num:].contiguous() if isinstance(a, Tensor) else a for a in arguments)
+        return tuple(a.index_select(1, wanted_L.to(a.device)) if isinstance(a, Tensor) else a for a in arguments)
 
-    def _pad(self, _module: Any, _arguments: Any, output: Any) -> Any:
-        if not getattr(self._wanted, "num_cut", 0):
+    def _join(self, _module: Any, _arguments: Any, output: Any) -> Any:
+        if not getattr(self._pass, "num_whole", 0):
             return None
         first_BLD, *rest = output if isinstance(output, tuple) else (output,)  # behind it what experts were chosen
-        padded_BTD = F.pad(first_BLD, (0, 0, self._wanted.num_cut, 0))
-        return (padded_BTD, *rest) if isinstance(output, tuple) else padded_BTD
+        empty_BTD = first_BLD.new_zeros(first_BLD.shape[0], self._pass.num_whole, first_BLD.shape[2])
+        whole_BTD = empty_BTD.index_copy(1, self._pass.wanted_L.to(first_BLD.device), first_BLD)
+        return (whole_BTD, *rest) if isinstance(output, tuple) else whole_BTD
 
     @torch.no_grad()
     def _is_harmless(self, network: Any) -> bool:
         ids_1T = torch.arange(8, device=network.get_input_embeddings().weight.device)[None]
         whole_1LV = network(input_ids=ids_1T, use_cache=False).logits[:, -2:].float()
         try:
-            with self.only(2):
+            with self.only(torch.tensor([6, 7], device=ids_1T.device)):
                 cut_1LV = network(input_ids=ids_1T, use_cache=False).logits[:, -2:].float()
         except (RuntimeError, ValueError, TypeError, IndexError):  # whatever it says of fewer positions
             return False
-        was_cut = getattr(self._wanted, "num_cut", 0) > 0  # not if positions are no positional argument, say
+        was_cut = getattr(self._pass, "num_whole", 0) > 0  # not if positions are no positional argument, say
         return was_cut and bool((cut_1LV - whole_1LV).abs().max() <= NEGLIGIBLE * whole_1LV.std())
 
 

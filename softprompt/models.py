@@ -147,6 +147,11 @@ class LanguageModel:
         return min(filter(None, limits), default=math.inf)
 
     @functools.cached_property
+    def attention(self) -> str:
+        """Name of the function that attends, as the network looks it up."""
+        return self.network.config.get_text_config()._attn_implementation
+
+    @functools.cached_property
     def cache_name(self) -> str:
         """What the network calls its cache, as an argument and in its output."""
         return "cache_params" if "cache_params" in self.forward_names else "past_key_values"
@@ -201,12 +206,13 @@ class LanguageModel:
             arguments["attention_mask"] = mask_BT[:, -num_new:]  # Mamba multiplies the new positions by it
         if "position_ids" in self.forward_names:
             arguments["position_ids"] = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -num_new:]
+        # As indices, since of a slice, which is strided, the output layer would make one product for each row.
+        wanted_L = torch.arange(num_new - num_logits, num_new, device=self.device)
         if "logits_to_keep" in self.forward_names:
-            # As indices, since of a slice, which is strided, the output layer would make one product for each row.
-            arguments["logits_to_keep"] = torch.arange(num_new - num_logits, num_new, device=self.device)
+            arguments["logits_to_keep"] = wanted_L
         if cache is not None:
             arguments[self.cache_name] = cache
-        with self.last_mlp.only(num_logits):
+        with self.last_mlp.only(wanted_L):
             output = self.network(**arguments)
         return output.logits[:, -num_logits:], output[self.cache_name]
 

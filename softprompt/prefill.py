@@ -147,9 +147,7 @@ class Prefill:
 
     def _cache(self, heads: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[DynamicCache, Tensor]:
         """A cache of one row for each head, left-padded, and its (B, T) mask. Heads that are alike are read once."""
-        place: dict[Hashable, int] = {}
-        places = [place.setdefault(_identity(head), len(place)) for head in heads]
-        alike = [heads[places.index(i)] for i in range(len(place))]
+        alike, places = distinct(heads)
         mask_AT = self._padded(([1] * len(head) for head in alike), 0)
         if any(head.has_vectors for head in alike):
             embeds_ATD, _ = self.embed_prompts(alike, vectors_SPD)
@@ -253,9 +251,12 @@ def passes(rows: Iterable[Row], device: torch.device) -> Iterator[list[Row]]:
         yield group
 
 
-def _identity(head: Prompt) -> Hashable:
-    """Equal for heads with the same keys and values."""
-    return (tuple(head.ids), tuple(head.slots), head.seed if head.has_vectors else None)
+def distinct(heads: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
+    """Heads with keys and values of their own, and of each of `heads` which of them it is."""
+    place: dict[Hashable, int] = {}
+    identities = [(tuple(head.ids), tuple(head.slots), head.seed if head.has_vectors else None) for head in heads]
+    places = [place.setdefault(identity, len(place)) for identity in identities]
+    return [heads[places.index(i)] for i in range(len(place))], places
 
 
 def _rows(values_AHTK: Tensor, rows_B: Tensor) -> Tensor:

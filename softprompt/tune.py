@@ -19,6 +19,7 @@ from softprompt.cores import side_by_side
 from softprompt.loss import Loss, shared_tokens
 from softprompt.memory import MicroBatches
 from softprompt.models import LanguageModel
+from softprompt.packing import answer_logits, packing_rows
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import Protocol
@@ -169,7 +170,7 @@ def _backward(
     def work(chunk: Sequence[TrainingRow]) -> tuple[Tensor, tuple[Tensor, ...]]:
         vectors_SPD = torch.stack(list(seeds))
         seeds_B = torch.tensor([prompt.seed for prompt, _ in chunk], device=device)
-        losses_BA = answer_losses(prefill, chunk, vectors_SPD)
+        losses_BA = answer_losses(prefill, chunk, vectors_SPD, packed=are_packed)
         part_S = torch.zeros_like(losses_S).index_add(0, seeds_B, losses_BA.detach().sum(1)) / num_tokens_S
         learned_BA = loss(losses_BA, [answer for _, answer in chunk])
         learned = (learned_BA.sum(1) / num_tokens_S[seeds_B]).sum()
@@ -185,31 +186,42 @@ def _backward(
         )
 
     by_length = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))  # little padding
-    for parts in micro_batches.run(processes.share(by_length), num_bytes, on_cores):
-        for part_S, gradients in parts:
-            losses_S += part_S
-            for vectors_PD, gradient_PD in zip(seeds, gradients, strict=True):
-                assert vectors_PD.grad is not None
-                vectors_PD.grad += gradient_PD
+    with packing_rows(prefill.model, rows) as are_packed:
+        for parts in micro_batches.run(processes.share(by_length), num_bytes, on_cores):
+            for part_S, gradients in parts:
+                losses_S += part_S
+                for vectors_PD, gradient_PD in zip(seeds, gradients, strict=True):
+                    assert vectors_PD.grad is not None
+                    vectors_PD.grad += gradient_PD
     processes.add_up([losses_S, *(vectors_PD.grad for vectors_PD in seeds if vectors_PD.grad is not None)])
     return losses_S
 
 
-def answer_losses(prefill: Prefill, rows: Sequence[TrainingRow], vectors_SPD: Tensor) -> Tensor:
+def answer_losses(
+    prefill: Prefill, rows: Sequence[TrainingRow], vectors_SPD: Tensor, *, packed: bool = False
+) -> Tensor:
     """(B, A) cross-entropy of each token of the rows' answers, in nats; 0 behind a shorter answer.
 
     Logits are computed at the answer only. The last answer token is a target, never an input.
+
+    Args:
+        packed: whether the call is inside `packing_rows`, which said so.
     """
     model = prefill.model
     length = max(len(answer) for _, answer in rows)
-    prompts = [prompt for prompt, _ in rows]
+    prompts, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
+    answers_BA = torch.tensor([a + [IGNORED] * (length - len(a)) for a in answers], device=model.device)
+    if packed:
+        logits_LV = answer_logits(prefill, prompts, answers, vectors_SPD)
+        is_real_BA = answers_BA != IGNORED
+        losses_L = F.cross_entropy(logits_LV.float(), answers_BA[is_real_BA], reduction="none")
+        return losses_L.new_zeros(answers_BA.shape).masked_scatter(is_real_BA, losses_L)
     if prompts[0].cue_start:
         batch = truncated_batch(prefill, prompts, vectors_SPD, length - 1)
     else:
         batch = prefill.batch(prompts, vectors_SPD, num_more=length - 1)
-    answers_BA = torch.tensor([a + [IGNORED] * (length - len(a)) for _, a in rows], device=model.device)
     inputs_BA = answers_BA[:, :-1].clamp(min=0)
-    num_answer = sum(len(answer) for _, answer in rows)
+    num_answer = sum(map(len, answers))
     prefill.meter.count(model, batch.num_tokens + num_answer - len(rows), num_answer, backward=True)
     logits_BAV, _ = model.forward(
         inputs_embeds=torch.cat([batch.embeds_BTD, model.embed(inputs_BA)], dim=1),

@@ -28,6 +28,7 @@ from softprompt.benchmarks import Benchmark, Rows
 from softprompt.decode import answer
 from softprompt.errors import BadCheckpoint
 from softprompt.models import LanguageModel
+from softprompt.packing import packs
 from softprompt.prefill import POSITIONS_OF_A_PASS, Prefill
 from softprompt.prompt import Placement, plain_prompts
 from softprompt.protocol import Protocol
@@ -129,6 +130,12 @@ def test_candidates_share_a_row_unless_distances_are_counted_in_columns_or_a_sta
 ) -> None:
     uses_alibi = getattr(model.network.config, "alibi", False) or model.network.config.model_type in ("bloom", "mpt")
     assert takes_masks(model) == (not uses_alibi and not model.is_recurrent)
+
+
+def test_rows_are_packed_wherever_a_network_looks_its_attention_up(model: LanguageModel) -> None:
+    """Falcon's attention is code of its own; others with a name for theirs have a state as well."""
+    is_named = model.attention == "sdpa" and model.network.config.model_type != "falcon"
+    assert packs(model) == (is_named and not model.is_recurrent)
 
 
 def test_prompts_that_share_solved_examples_get_the_same_outputs_and_scores_as_alone(

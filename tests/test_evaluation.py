@@ -255,8 +255,8 @@ def poisoned_after(num_calls: int, seed: int) -> Callable[..., Tensor]:
     """The tuning's loss, NaN for one seed once it was computed so often."""
     count, healthy = itertools.count(), tune.answer_losses
 
-    def losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
-        found_BA = healthy(prefill, rows, vectors_SPD)
+    def losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], *rest: Tensor, packed: bool) -> Tensor:
+        found_BA = healthy(prefill, rows, *rest, packed=packed)
         if next(count) < num_calls:
             return found_BA
         return found_BA * torch.tensor([[math.nan if prompt.seed == seed else 1.0] for prompt, _ in rows])

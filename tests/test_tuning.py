@@ -96,9 +96,9 @@ def test_a_tuned_answer_ends_with_the_terminator_unless_stopping_is_not_to_be_le
     seen: set[str] = set()
     healthy = tune.answer_losses
 
-    def losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], vectors_SPD: Tensor) -> Tensor:
+    def losses(prefill: Prefill, rows: Sequence[tuple[Prompt, list[int]]], *rest: Tensor, packed: bool) -> Tensor:
         seen.update(prefill.model.tokenizer.decode(ids) for _, ids in rows)
-        return healthy(prefill, rows, vectors_SPD)
+        return healthy(prefill, rows, *rest, packed=packed)
 
     monkeypatch.setattr(tune, "answer_losses", losses)
     run()

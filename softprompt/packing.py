@@ -1,0 +1,214 @@
+"""Rows of a tuning pass packed into one long row: the heads that they share, then one row behind the other, no padding.
+
+What a network does position by position, its matrix products above all, then sees every head once, nothing but real
+positions, and all of them in one product. Attention alone has to tell rows apart: where a network looks its attention
+up by name, ours takes its place, cuts the long row up, lets the network's own attend to the pieces, and joins them.
+
+Shapes: A heads of F positions each, B rows of T positions at most behind them, N positions of the long row, L of them
+with logits; D width, V vocabulary, H attention heads, K an attention head's width.
+"""
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import accumulate, chain
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from softprompt.models import LanguageModel
+from softprompt.prefill import Prefill, distinct
+from softprompt.prompt import TOKEN, Prompt
+
+NAME = "softprompt_packed"
+"""Of our attention, under which networks look it up."""
+
+NEGLIGIBLE = 0.05
+"""Of the effect that rows must not have on one another: far above rounding in bfloat16, far below a row that shows."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where heads and rows stand in the long row."""
+
+    num_heads: int
+    head_length: int
+    head_of_B: Tensor
+    places_BT: Tensor
+    """Of each row's positions in the long row; behind a shorter row any."""
+    joined_M: Tensor
+    """Of the M positions behind the heads, their places among those B x T."""
+    position_ids_1N: Tensor
+    mask_11TX: Tensor
+    """Of X = F + T positions: a row sees its head, and of itself what came before."""
+
+    @classmethod
+    def of(
+        cls, num_heads: int, head_length: int, head_of: Sequence[int], lengths: Sequence[int], like: Tensor
+    ) -> "Packing":
+        """`lengths` of the rows behind their heads; the mask is of the type of `like`."""
+        device, longest = like.device, max(lengths)
+        starts = list(accumulate(lengths[:-1], initial=num_heads * head_length))
+        places = [[*range(s, s + n), *[s] * (longest - n)] for s, n in zip(starts, lengths, strict=True)]
+        joined = [row * longest + place for row, n in enumerate(lengths) for place in range(n)]
+        positions = [*range(head_length)] * num_heads
+        positions += chain.from_iterable(range(head_length, head_length + n) for n in lengths)
+        unseen_TX = torch.ones(longest, head_length + longest, dtype=torch.bool, device=device).triu(head_length + 1)
+        mask_TX = torch.zeros(unseen_TX.shape, dtype=like.dtype, device=device).masked_fill(unseen_TX, -math.inf)
+        return cls(
+            num_heads=num_heads,
+            head_length=head_length,
+            head_of_B=torch.tensor(head_of, device=device),
+            places_BT=torch.tensor(places, device=device),
+            joined_M=torch.tensor(joined, device=device),
+            position_ids_1N=torch.tensor([positions], device=device),
+            mask_11TX=mask_TX[None, None],
+        )
+
+    def heads(self, values_1HNK: Tensor) -> Tensor:
+        """(A, H, F, K)."""
+        num = self.num_heads * self.head_length
+        return values_1HNK[0, :, :num].unflatten(1, (self.num_heads, self.head_length)).transpose(0, 1)
+
+    def rows(self, values_1HNK: Tensor) -> Tensor:
+        """(B, H, T, K)."""
+        places_BT = self.places_BT.to(values_1HNK.device)
+        return values_1HNK[0].index_select(1, places_BT.flatten()).unflatten(1, places_BT.shape).transpose(0, 1)
+
+    def behind_heads(self, values_1HNK: Tensor) -> Tensor:
+        """(B, H, F + T, K)."""
+        heads_AHFK = self.heads(values_1HNK)
+        if self.num_heads == 1:
+            heads_BHFK = heads_AHFK.expand(len(self.head_of_B), -1, -1, -1)
+        else:
+            heads_BHFK = heads_AHFK[self.head_of_B.to(heads_AHFK.device)]
+        return torch.cat([heads_BHFK, self.rows(values_1HNK)], dim=2)
+
+    def join(self, heads_AFHK: Tensor, rows_BTHK: Tensor) -> Tensor:
+        """(1, N, H, K) of what attention found."""
+        rows_MHK = rows_BTHK.flatten(0, 1).index_select(0, self.joined_M.to(rows_BTHK.device))
+        return torch.cat([heads_AFHK.flatten(0, 1), rows_MHK])[None]
+
+
+_now = threading.local()
+"""Of this thread's pass: `packing`, and `own`, the network's own attention."""
+
+
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, _attention_mask: Any, **options: Any
+) -> tuple[Tensor, None]:
+    packing, own = _now.packing, _now.own
+    heads_AFHK, _ = own(module, *map(packing.heads, (query, key, value)), None, **options)
+    of_rows = (packing.rows(query), packing.behind_heads(key), packing.behind_heads(value))
+    rows_BTHK, _ = own(module, *of_rows, packing.mask_11TX.to(query.device), **options)
+    return packing.join(heads_AFHK, rows_BTHK), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
+
+
+@contextmanager
+def packing_rows(model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]]) -> Iterator[bool]:
+    """Whether passes over these prompts and answers are to be packed; if so, all passes inside the block must be.
+
+    Packed are prompts with vectors in their heads. Layers that look back through a window must not reach its end: it is
+    the mask that ends it, and the packed row has one of its own.
+    """
+    have_heads = all(prompt.head.has_vectors and not prompt.cue_start for prompt, _ in rows)
+    are_alike = len({prompt.num_head for prompt, _ in rows}) == 1
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    does_pack = have_heads and are_alike and longest <= model.window and packs(model)
+    with _looked_up(model) if does_pack else nullcontext():
+        yield does_pack
+
+
+def answer_logits(
+    prefill: Prefill, prompts: Sequence[Prompt], answers: Sequence[list[int]], vectors_SPD: Tensor
+) -> Tensor:
+    """(L, V) logits for all tokens of all answers, one row's behind the other's; inside `packing_rows` only."""
+    model = prefill.model
+    heads, head_of = distinct([prompt.head for prompt in prompts])
+    tails = [prompt.tail for prompt in prompts]
+    rows = [
+        Prompt([*tail.ids, *ids[:-1]], [*tail.slots, *[TOKEN] * (len(ids) - 1)], tail.seed)
+        for tail, ids in zip(tails, answers, strict=True)
+    ]
+    heads_AFD, _ = prefill.embed_prompts(heads, vectors_SPD)
+    rows_BTD, mask_BT = prefill.embed_prompts(rows, vectors_SPD)
+    embeds_1ND = torch.cat([heads_AFD.flatten(0, 1), rows_BTD[mask_BT.bool()]])[None]
+    packing = Packing.of(len(heads), len(heads[0]), head_of, [len(row) for row in rows], embeds_1ND)
+    wanted: list[int] = []
+    end = packing.num_heads * packing.head_length
+    for row, ids in zip(rows, answers, strict=True):
+        end += len(row)
+        wanted += range(end - len(ids), end)
+    prefill.meter.count(model, embeds_1ND.shape[1], len(wanted), backward=True)
+    return _logits(model, embeds_1ND, packing, wanted)
+
+
+_PACKS: "WeakKeyDictionary[LanguageModel, bool]" = WeakKeyDictionary()
+
+
+def packs(model: LanguageModel) -> bool:
+    """Whether rows that are packed come out as they do alone; found out by trying, since a network may do anything with
+    positions and masks."""
+    if model not in _PACKS:
+        may_pack = model.attention in ALL_ATTENTION_FUNCTIONS.valid_keys() and not model.is_recurrent
+        _PACKS[model] = may_pack and _proves_to_pack(model)
+    return _PACKS[model]
+
+
+@torch.no_grad()
+def _proves_to_pack(model: LanguageModel) -> bool:
+    """Two rows behind a head, packed and each alone: what differs must be next to nothing of what the first would do to
+    the second if it were seen."""
+    ids = [i % len(model.tokenizer) for i in range(10)]
+    head, first, second = ids[:3], ids[3:6], ids[6:]
+
+    def alone(*parts: list[int]) -> Tensor:
+        ids_1T = torch.tensor([[*chain(*parts)]], device=model.device)
+        return model.forward(input_ids=ids_1T, mask_BT=torch.ones_like(ids_1T), num_logits=1)[0][0, 0]
+
+    expected_LV = torch.stack([alone(head, first), alone(head, second)])
+    effect = (alone(head, first, second) - expected_LV[1]).abs().max()
+    embeds_1ND = model.embed(torch.tensor([[*head, *first, *second]], device=model.device))
+    packing = Packing.of(1, len(head), [0, 0], [len(first), len(second)], embeds_1ND)
+    try:
+        with _looked_up(model):
+            found_LV = _logits(model, embeds_1ND, packing, [len(head + first) - 1, len(ids) - 1])
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):  # whatever it says of such a row
+        return False
+    return bool((found_LV - expected_LV).abs().max() <= NEGLIGIBLE * effect)
+
+
+@contextmanager
+def _looked_up(model: LanguageModel) -> Iterator[None]:
+    """Inside the block the network finds our attention under the name that it looks up."""
+    own, configs = model.attention, (model.network.config, model.network.config.get_text_config())
+    for config in configs:
+        config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        for config in configs:
+            config._attn_implementation = own
+
+
+def _logits(model: LanguageModel, embeds_1ND: Tensor, packing: Packing, wanted: Sequence[int]) -> Tensor:
+    """(L, V) at the `wanted` places of the long row."""
+    wanted_L = torch.tensor(wanted, device=model.device)
+    takes_places = "logits_to_keep" in model.forward_names
+    _now.packing, _now.own = packing, ALL_ATTENTION_FUNCTIONS[model.attention]
+    with model.last_mlp.only(wanted_L):
+        logits_1LV = model.network(
+            inputs_embeds=embeds_1ND,
+            position_ids=packing.position_ids_1N,
+            use_cache=False,
+            **({"logits_to_keep": wanted_L} if takes_places else {}),
+        ).logits
+    return logits_1LV[0] if takes_places else logits_1LV[0, wanted_L]
