@@ -139,6 +139,7 @@ def draw(curves: list[Curve], file: Path) -> None:
                     )
             axes.axhline(ENOUGH, color="black", linewidth=0.6, linestyle=":")
             axes.set(title=title, ylim=(-0.03, 1.03), xlabel="tuning step")
+            axes.tick_params(labelbottom=True)  # below the last panel of a column there may be none
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
         figure.savefig(file, metadata={"Date": None})
 
