@@ -20,11 +20,11 @@ from softprompt.result import finite
 from softprompt.study import Study
 from softprompt.tables import (
     arms_table,
-    checks_table,
     conditions_table,
     curve_table,
     errors,
     screen,
+    show_checks,
     show_ranking,
 )
 
@@ -153,7 +153,7 @@ def benchmarks(
         if as_json:
             print(json.dumps([found.to_dict() for found in checks], indent=1))
         else:
-            screen.print(checks_table(checks))
+            show_checks(checks)
         sys.exit(any(found.status == "broken" for found in checks))
     declared = [registry.get(name, benchmark_folder) for name in names]
     if as_json:

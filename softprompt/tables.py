@@ -17,18 +17,22 @@ screen, errors = Console(), Console(stderr=True)
 WIDTH_IN_A_NOTEBOOK = 150
 
 
-def checks_table(checks: Sequence[Check]) -> Table:
-    """A row per benchmark: how many items it has, or what is wrong with it."""
+def show_checks(checks: Sequence[Check]) -> None:
+    """A row per benchmark: how many items it has, whether it is sound; below the table, what is wrong with the others."""
     table = Table("name", "train", "test", "in both", "answer", "chance", "status", title="Benchmarks")
+    table.columns[0].no_wrap = True
     for found in checks:
         counts = (found.num_train, found.num_test, found.num_contaminated)
         chance = "" if found.chance is None else f"{found.chance:.2f}"
         colour = {"ok": "green", "unread": "yellow", "broken": "red"}[found.status]
-        sentence = found.problem.removeprefix(f"Benchmark {found.name!r}: ")
-        status = Text(sentence or found.status, style=colour)
+        status = Text(found.status, style=colour)
         table.add_row(found.name, *("" if n is None else str(n) for n in counts), found.answer, chance, status)
     table.caption = "in both: train items that also stand in the test split; they are left out and not counted in train"
-    return table
+    screen.print(table)
+    for found in checks:
+        if found.problem:
+            sentence = found.problem.removeprefix(f"Benchmark {found.name!r}: ")
+            screen.print(f"  {found.name}: {sentence}", highlight=False, markup=False, soft_wrap=True)
 
 
 SHOWN = (
