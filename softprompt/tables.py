@@ -18,7 +18,7 @@ WIDTH_IN_A_NOTEBOOK = 150
 
 
 def show_checks(checks: Sequence[Check]) -> None:
-    """A row per benchmark: how many items it has, whether it is sound; below the table, what is wrong with the others."""
+    """A row per benchmark: how many items it has, whether it is sound; below it, what is wrong with the others."""
     table = Table("name", "train", "test", "in both", "answer", "chance", "status", title="Benchmarks")
     table.columns[0].no_wrap = True
     for found in checks:
