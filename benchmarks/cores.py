@@ -43,13 +43,18 @@ def steps(work: Workload, placement: str, num_seeds: int) -> Iterator[object]:
     return tune(Prefill(model), benchmark, where, examples, [example.answer for example in examples], protocol)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_arguments(doc: str | None) -> argparse.Namespace:
+    """Of a script that times tuning steps."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a checkpoint, or a shape: world, 135m, ...")
     parser.add_argument("--benchmark", default="arc_easy", help=f"or {SYNTHETIC}")
     parser.add_argument("--mirror", help="folder laid out like the hub")
     parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = read_arguments(__doc__)
     num_cores, least = arguments.threads, cores.LEAST_FLOPS
     ways = {"one core": (1, least), "shared out": (num_cores, float("inf")), "side by side": (num_cores, least)}
     work = Workload(model=arguments.model, benchmark=arguments.benchmark, mirror=arguments.mirror, num_threads=1)

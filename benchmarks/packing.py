@@ -6,13 +6,12 @@
 Seconds of a step of `prefix` in a batch and packed, the two in turns in one process; see `softprompt/packing.py`.
 """
 
-import argparse
 import statistics
 import time
 
 import torch
-from cores import steps
-from workload import SYNTHETIC, Workload
+from cores import read_arguments, steps
+from workload import Workload
 
 from softprompt import packing
 
@@ -20,12 +19,7 @@ WAYS = {"in a batch": False, "packed": True}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of a checkpoint, or a shape: world, 135m, ...")
-    parser.add_argument("--benchmark", default="arc_easy", help=f"or {SYNTHETIC}")
-    parser.add_argument("--mirror", help="folder laid out like the hub")
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments = read_arguments(__doc__)
     torch.set_num_threads(arguments.threads)
     work = Workload(
         model=arguments.model, benchmark=arguments.benchmark, mirror=arguments.mirror, num_threads=arguments.threads

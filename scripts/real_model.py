@@ -26,7 +26,7 @@ RUNS = (("svamp", PROTOCOL), ("arc_easy_words", replace(PROTOCOL, num_test=1000)
 """On 200 items of ARC-Easy in words format-following lies within two standard errors of 0.95, so it is measured on more
 items. `scripts/saturation.py` tunes for twice as long."""
 QUICK = Resources(micro_batch=32, dtype="bfloat16")
-"""Of other scripts with this model: as on a GPU; on a CPU a third cheaper than float32."""
+"""Of all scripts with this model: as on a GPU; on a CPU a third cheaper than float32."""
 
 
 def make_checkpoint(folder: Path) -> Path:
@@ -96,8 +96,8 @@ def main() -> None:
     if arguments.out:
         head = (
             f"# A real model: SmolLM2-135M-Instruct\n\n{datetime.date.today()}, `python scripts/real_model.py`, one "
-            f"seed, no chat template, protocols {', '.join(f'`{p.fingerprint}`' for _, p in RUNS)}; 95 % intervals in "
-            f"brackets.\n\n"
+            f"seed, no chat template, bfloat16, protocols {', '.join(f'`{p.fingerprint}`' for _, p in RUNS)}; 95 % "
+            f"intervals in brackets.\n\n"
         )
         arguments.out.write_text(head + "\n".join(pages))
 

@@ -32,8 +32,8 @@ MAX_NORM = 1.0
 """Gradients are clipped to this norm, each seed's on its own."""
 
 BYTES_OF_A_SEED = 0.625e9
-"""Planned on a CPU core for each seed, since one seed's steps take no longer in passes of half the usual size; several
-seeds' do, see `docs/decisions/012-micro-batches.md`."""
+"""Planned on a CPU core for each seed, since one seed's steps hardly take longer in passes of half the usual size;
+several seeds' do, see `docs/decisions/012-micro-batches.md`."""
 
 IGNORED = -100
 """Label of a position that carries no loss."""
