@@ -1,9 +1,6 @@
-"""The contenders, each run in a process of its own: `python benchmarks/contenders.py NAME < workload.json`."""
+"""The contenders, see `against_peers.py`."""
 
-import json
-import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 
 from answering import answer_lm_eval, answer_softprompt, score_lm_eval, score_softprompt
@@ -27,10 +24,5 @@ CONTENDERS: dict[str, Callable[[Workload], Measured]] = {
 }
 
 
-def main() -> None:
-    measured = CONTENDERS[sys.argv[1]](Workload(**json.load(sys.stdin)))
-    print(json.dumps(asdict(measured)))
-
-
-if __name__ == "__main__":
-    main()
+def measure(name: str, work: Workload) -> Measured:
+    return CONTENDERS[name](work)

@@ -5,7 +5,7 @@ costs what it costs on trained ones.
 """
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -61,9 +61,6 @@ class Workload:
     num_shots: int = 5
     peers_batch: int = 32
     """Rows of a pass of lm-evaluation-harness, which pads them to the longest; ours finds its own."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
     @property
     def by_letter(self) -> Benchmark:

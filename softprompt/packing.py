@@ -8,7 +8,6 @@ Shapes: A heads of F positions each, B rows of T positions at most behind them, 
 with logits; D width, V vocabulary, H attention heads, K an attention head's width.
 """
 
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -41,58 +40,48 @@ class Packing:
     head_of_B: Tensor
     places_BT: Tensor
     """Of each row's positions in the long row; behind a shorter row any."""
-    joined_M: Tensor
-    """Of the M positions behind the heads, their places among those B x T."""
+    found_N: Tensor
+    """Of the long row's positions, where among the B x (F + T) that attend each of them is found."""
     position_ids_1N: Tensor
-    mask_11TX: Tensor
-    """Of X = F + T positions: a row sees its head, and of itself what came before."""
 
     @classmethod
     def of(
-        cls, num_heads: int, head_length: int, head_of: Sequence[int], lengths: Sequence[int], like: Tensor
+        cls, num_heads: int, head_length: int, head_of: Sequence[int], lengths: Sequence[int], device: torch.device
     ) -> "Packing":
-        """`lengths` of the rows behind their heads; the mask is of the type of `like`."""
-        device, longest = like.device, max(lengths)
+        """`lengths` of the rows behind their heads."""
+        longest = max(lengths)
         starts = list(accumulate(lengths[:-1], initial=num_heads * head_length))
         places = [[*range(s, s + n), *[s] * (longest - n)] for s, n in zip(starts, lengths, strict=True)]
-        joined = [row * longest + place for row, n in enumerate(lengths) for place in range(n)]
-        positions = [*range(head_length)] * num_heads
-        positions += chain.from_iterable(range(head_length, head_length + n) for n in lengths)
-        unseen_TX = torch.ones(longest, head_length + longest, dtype=torch.bool, device=device).triu(head_length + 1)
-        mask_TX = torch.zeros(unseen_TX.shape, dtype=like.dtype, device=device).masked_fill(unseen_TX, -math.inf)
+        firsts = [head_of.index(head) for head in range(num_heads)]
+        stretches = [(row, 0, head_length) for row in firsts]
+        stretches += [(row, head_length, head_length + n) for row, n in enumerate(lengths)]
+        width = head_length + longest
+        found = [row * width + place for row, start, end in stretches for place in range(start, end)]
+        positions = [place for _, start, end in stretches for place in range(start, end)]
         return cls(
             num_heads=num_heads,
             head_length=head_length,
             head_of_B=torch.tensor(head_of, device=device),
             places_BT=torch.tensor(places, device=device),
-            joined_M=torch.tensor(joined, device=device),
+            found_N=torch.tensor(found, device=device),
             position_ids_1N=torch.tensor([positions], device=device),
-            mask_11TX=mask_TX[None, None],
         )
 
-    def heads(self, values_1HNK: Tensor) -> Tensor:
-        """(A, H, F, K)."""
+    def apart(self, values_1HNK: Tensor) -> Tensor:
+        """(B, H, F + T, K): each row behind a copy of its head."""
         num = self.num_heads * self.head_length
-        return values_1HNK[0, :, :num].unflatten(1, (self.num_heads, self.head_length)).transpose(0, 1)
-
-    def rows(self, values_1HNK: Tensor) -> Tensor:
-        """(B, H, T, K)."""
-        places_BT = self.places_BT.to(values_1HNK.device)
-        return values_1HNK[0].index_select(1, places_BT.flatten()).unflatten(1, places_BT.shape).transpose(0, 1)
-
-    def behind_heads(self, values_1HNK: Tensor) -> Tensor:
-        """(B, H, F + T, K)."""
-        heads_AHFK = self.heads(values_1HNK)
+        heads_AHFK = values_1HNK[0, :, :num].unflatten(1, (self.num_heads, self.head_length)).transpose(0, 1)
         if self.num_heads == 1:
             heads_BHFK = heads_AHFK.expand(len(self.head_of_B), -1, -1, -1)
         else:
             heads_BHFK = heads_AHFK[self.head_of_B.to(heads_AHFK.device)]
-        return torch.cat([heads_BHFK, self.rows(values_1HNK)], dim=2)
+        places_BT = self.places_BT.to(values_1HNK.device)
+        rows_BHTK = values_1HNK[0].index_select(1, places_BT.flatten()).unflatten(1, places_BT.shape).transpose(0, 1)
+        return torch.cat([heads_BHFK, rows_BHTK], dim=2)
 
-    def join(self, heads_AFHK: Tensor, rows_BTHK: Tensor) -> Tensor:
-        """(1, N, H, K) of what attention found."""
-        rows_MHK = rows_BTHK.flatten(0, 1).index_select(0, self.joined_M.to(rows_BTHK.device))
-        return torch.cat([heads_AFHK.flatten(0, 1), rows_MHK])[None]
+    def together(self, values_BXHK: Tensor) -> Tensor:
+        """(1, N, H, K) of X = F + T positions a row."""
+        return values_BXHK.flatten(0, 1).index_select(0, self.found_N.to(values_BXHK.device))[None]
 
 
 _now = threading.local()
@@ -102,11 +91,11 @@ _now = threading.local()
 def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, _attention_mask: Any, **options: Any
 ) -> tuple[Tensor, None]:
+    """A head attends once for each of its rows, which costs less than a call of its own and, as rows are then whole, no
+    mask: what stands behind a shorter row is never seen."""
     packing, own = _now.packing, _now.own
-    heads_AFHK, _ = own(module, *map(packing.heads, (query, key, value)), None, **options)
-    of_rows = (packing.rows(query), packing.behind_heads(key), packing.behind_heads(value))
-    rows_BTHK, _ = own(module, *of_rows, packing.mask_11TX.to(query.device), **options)
-    return packing.join(heads_AFHK, rows_BTHK), None
+    found_BXHK, _ = own(module, *map(packing.apart, (query, key, value)), None, **options)
+    return packing.together(found_BXHK), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
@@ -138,10 +127,8 @@ def answer_logits(
         Prompt([*tail.ids, *ids[:-1]], [*tail.slots, *[TOKEN] * (len(ids) - 1)], tail.seed)
         for tail, ids in zip(tails, answers, strict=True)
     ]
-    heads_AFD, _ = prefill.embed_prompts(heads, vectors_SPD)
-    rows_BTD, mask_BT = prefill.embed_prompts(rows, vectors_SPD)
-    embeds_1ND = torch.cat([heads_AFD.flatten(0, 1), rows_BTD[mask_BT.bool()]])[None]
-    packing = Packing.of(len(heads), len(heads[0]), head_of, [len(row) for row in rows], embeds_1ND)
+    embeds_1ND = prefill.embed([[*heads, *rows]], vectors_SPD)
+    packing = Packing.of(len(heads), len(heads[0]), head_of, [len(row) for row in rows], model.device)
     wanted: list[int] = []
     end = packing.num_heads * packing.head_length
     for row, ids in zip(rows, answers, strict=True):
@@ -177,7 +164,7 @@ def _proves_to_pack(model: LanguageModel) -> bool:
     expected_LV = torch.stack([alone(head, first), alone(head, second)])
     effect = (alone(head, first, second) - expected_LV[1]).abs().max()
     embeds_1ND = model.embed(torch.tensor([[*head, *first, *second]], device=model.device))
-    packing = Packing.of(1, len(head), [0, 0], [len(first), len(second)], embeds_1ND)
+    packing = Packing.of(1, len(head), [0, 0], [len(first), len(second)], model.device)
     try:
         with _looked_up(model):
             found_LV = _logits(model, embeds_1ND, packing, [len(head + first) - 1, len(ids) - 1])

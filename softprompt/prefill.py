@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from softprompt.cores import side_by_side
+from softprompt.keys_values import KeysAndValues
 from softprompt.memory import free_bytes
 from softprompt.meter import Meter
 from softprompt.models import LanguageModel
@@ -24,9 +25,6 @@ from softprompt.prompt import TOKEN, Prompt
 
 Head = tuple[int, ...]
 Row = TypeVar("Row", bound=Sized)
-KeysAndValues = list[tuple[Tensor, Tensor]]
-"""By layer: keys and values; of one head (H, T, K) each, no padding."""
-
 POSITIONS_OF_A_PASS = defaultdict(lambda: 512, {"cuda": 16_384})
 """By kind of device. More would bring padding and no speed: one core's products reach their full rate from 96
 rows on; a GPU needs thousands."""
@@ -101,12 +99,11 @@ class Prefill:
         found = self._read(wholes)
         with self._lock:
             for prompt, whole in zip(prompts, wholes, strict=True):
-                kv, num = found[whole][0], prompt.num_head
-                self._keep(tuple(prompt.head.ids), [(keys[:, :num], values[:, :num]) for keys, values in kv])
+                self._keep(tuple(prompt.head.ids), found[whole][0].first(prompt.num_head))
         return Reading(
             torch.stack([found[whole][1] for whole in wholes]),
             self._padded(([1] * len(whole) for whole in wholes), 0),
-            DynamicCache(_in_one_batch([found[whole][0] for whole in wholes])),
+            KeysAndValues.padded([found[whole][0] for whole in wholes]).cache(len(wholes)),
         )
 
     def batch(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None, num_more: int = 0) -> Batch:
@@ -136,28 +133,39 @@ class Prefill:
 
     def embed_prompts(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, D) embeddings and (B, T) mask."""
-        embeds_BTD = self.model.embed(self._padded((p.ids for p in prompts), 0))
-        mask_BT = self._padded(([1] * len(p) for p in prompts), 0)
+        return self.embed([[prompt] for prompt in prompts], vectors_SPD), self._padded(
+            ([1] * len(p) for p in prompts), 0
+        )
+
+    def embed(self, rows: Sequence[Sequence[Prompt]], vectors_SPD: Tensor | None) -> Tensor:
+        """(B, T, D) of rows in which prompts stand one behind another."""
+        embeds_BTD = self.model.embed(self._padded(([i for p in row for i in p.ids] for row in rows), 0))
         if vectors_SPD is None:
-            return embeds_BTD, mask_BT
-        slots_BT = self._padded((p.slots for p in prompts), TOKEN)
-        seeds_B1 = torch.tensor([[p.seed] for p in prompts], device=self.model.device)
-        chosen_BTD = vectors_SPD[seeds_B1, slots_BT.clamp(min=0)].to(embeds_BTD.dtype)
-        return torch.where((slots_BT != TOKEN)[..., None], chosen_BTD, embeds_BTD), mask_BT
+            return embeds_BTD
+        length = embeds_BTD.shape[1]
+        places = []
+        for number, row in enumerate(rows):
+            slots = [(prompt.seed, slot) for prompt in row for slot in prompt.slots]
+            start = length - len(slots)
+            places += [(number, start + i, seed, slot) for i, (seed, slot) in enumerate(slots) if slot != TOKEN]
+        if not places:
+            return embeds_BTD
+        rows_M, places_M, seeds_M, slots_M = torch.tensor(places, device=self.model.device).unbind(1)
+        return embeds_BTD.index_put((rows_M, places_M), vectors_SPD[seeds_M, slots_M].to(embeds_BTD.dtype))
 
     def _cache(self, heads: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[DynamicCache, Tensor]:
         """A cache of one row for each head, left-padded, and its (B, T) mask. Heads that are alike are read once."""
+        mask_BT = self._padded(([1] * len(head) for head in heads), 0)
         alike, places = distinct(heads)
-        mask_AT = self._padded(([1] * len(head) for head in alike), 0)
-        if any(head.has_vectors for head in alike):
-            embeds_ATD, _ = self.embed_prompts(alike, vectors_SPD)
-            self.meter.count(self.model, sum(map(len, alike)), 0, backward=embeds_ATD.requires_grad)
-            _, cache = self.model.forward(inputs_embeds=embeds_ATD, mask_BT=mask_AT, cache=DynamicCache(), num_logits=1)
-            layers = [(layer.keys, layer.values) for layer in cache.layers]
-        else:
-            layers = _in_one_batch(self._keys_and_values([tuple(head.ids) for head in alike]))
+        if not any(head.has_vectors for head in alike):
+            kept = self._keys_and_values([tuple(head.ids) for head in (heads if len(alike) > 1 else alike)])
+            return KeysAndValues.padded(kept).cache(len(heads)), mask_BT
+        embeds_ATD, mask_AT = self.embed_prompts(alike, vectors_SPD)
+        self.meter.count(self.model, sum(map(len, alike)), 0, backward=embeds_ATD.requires_grad)
+        _, cache = self.model.forward(inputs_embeds=embeds_ATD, mask_BT=mask_AT, cache=DynamicCache(), num_logits=1)
         rows_B = torch.tensor(places, device=self.model.device)
-        return DynamicCache([(_rows(keys, rows_B), _rows(values, rows_B)) for keys, values in layers]), mask_AT[rows_B]
+        layers = [(_rows(layer.keys, rows_B), _rows(layer.values, rows_B)) for layer in cache.layers]
+        return DynamicCache(layers), mask_BT
 
     def _keys_and_values(self, heads: Sequence[Head]) -> list[KeysAndValues]:
         found: dict[Head, KeysAndValues] = {}
@@ -178,7 +186,7 @@ class Prefill:
     def _read(self, heads: Sequence[Head]) -> dict[Head, tuple[KeysAndValues, Tensor]]:
         """Keys and values, and the logits (V) at the end."""
         beginning = self._beginning(heads)
-        (first,) = self._keys_and_values([beginning]) if beginning else ([],)
+        first = self._keys_and_values([beginning])[0] if beginning else None
         heads = sorted(heads, key=len)  # short ones on one core, long ones on another: little padding
         flops = [2 * self.model.num_layer_parameters * (len(head) - len(beginning)) for head in heads]
         parts = side_by_side(self.model.device, heads, flops, lambda some: self._read_in_passes(some, first))
@@ -197,39 +205,36 @@ class Prefill:
         return heads[0][:num_alike] if pays and is_seen_whole else ()
 
     @torch.no_grad()
-    def _read_in_passes(self, heads: Sequence[Head], first: KeysAndValues) -> dict[Head, tuple[KeysAndValues, Tensor]]:
+    def _read_in_passes(
+        self, heads: Sequence[Head], first: KeysAndValues | None
+    ) -> dict[Head, tuple[KeysAndValues, Tensor]]:
         """What follows the positions that have been read `first`."""
         found = {}
-        num_first = first[0][0].shape[1] if first else 0
+        num_first = first.num_positions if first else 0
         for group in passes(heads, self.model.device):
             tails = [head[num_first:] for head in group]
             self.meter.count(self.model, sum(map(len, tails)), len(tails))
             mask_BT = self._padded(([1] * len(tail) for tail in tails), 0)
-            in_rows = [
-                (keys.expand(len(group), -1, -1, -1), values.expand(len(group), -1, -1, -1)) for keys, values in first
-            ]
             logits_B1V, cache = self.model.forward(
                 input_ids=self._padded(tails, 0),
                 mask_BT=torch.cat([mask_BT.new_ones(len(group), num_first), mask_BT], dim=1),
-                cache=DynamicCache(in_rows),
+                cache=first.cache(len(group)) if first else DynamicCache(),
                 num_logits=1,
             )
+            read = KeysAndValues.of(cache)
+            del cache  # a pass's keys and values are large, and the copies of its rows are still to come
             for row, (head, tail) in enumerate(zip(group, tails, strict=True)):
-                kv = [
-                    (_ends(layer.keys[row], num_first, len(tail)), _ends(layer.values[row], num_first, len(tail)))
-                    for layer in cache.layers
-                ]
-                found[head] = kv, logits_B1V[row, 0]
+                found[head] = read.row(row, num_first, len(tail)), logits_B1V[row, 0]
         return found
 
     def _keep(self, head: Head, kv: KeysAndValues) -> None:
         if head in self._kept:
             return  # another core has read it meanwhile
         self._kept[head] = kv
-        self.num_bytes += _num_bytes(kv)
+        self.num_bytes += kv.num_bytes
         while self.num_bytes > self.max_bytes:
             _, dropped = self._kept.popitem(last=False)
-            self.num_bytes -= _num_bytes(dropped)
+            self.num_bytes -= dropped.num_bytes
 
     def _padded(self, rows: Iterable[Sequence[int]], filling: int) -> Tensor:
         """(B, T) integers, shorter rows filled up on the left."""
@@ -264,30 +269,3 @@ def _rows(values_AHTK: Tensor, rows_B: Tensor) -> Tensor:
     if values_AHTK.shape[0] == 1:
         return values_AHTK.expand(len(rows_B), -1, -1, -1)
     return values_AHTK[rows_B.to(values_AHTK.device)]
-
-
-def _ends(values_HTK: Tensor, num_first: int, num_last: int) -> Tensor:
-    """A copy of the first and the last positions, without the padding between them."""
-    return torch.cat([values_HTK[:, :num_first], values_HTK[:, -num_last:]], dim=1)
-
-
-def _in_one_batch(rows: Sequence[KeysAndValues]) -> KeysAndValues:
-    """By layer: (B, H, T, K) each, one row for each of the given ones, left-padded."""
-    length = max(row[0][0].shape[1] for row in rows)
-    return [
-        (_left_padded([keys for keys, _ in layer], length), _left_padded([values for _, values in layer], length))
-        for layer in zip(*rows, strict=True)
-    ]
-
-
-def _left_padded(rows_HTK: Sequence[Tensor], length: int) -> Tensor:
-    """(B, H, T, K), zeros in front of the shorter rows."""
-    num_heads, _, width = rows_HTK[0].shape
-    padded_BHTK = rows_HTK[0].new_zeros(len(rows_HTK), num_heads, length, width)
-    for row, kv_HTK in enumerate(rows_HTK):
-        padded_BHTK[row, :, length - kv_HTK.shape[1] :] = kv_HTK
-    return padded_BHTK
-
-
-def _num_bytes(kv: KeysAndValues) -> int:
-    return sum(keys.nbytes + values.nbytes for keys, values in kv)

@@ -47,7 +47,9 @@ def score(
     only longer candidates need a pass."""
     model = prefill.model
     first_BV = read.logits_BV.float().log_softmax(-1)
-    scores = [[first_BV[row, ids[0]].item() for ids in found] for row, found in enumerate(candidates)]
+    firsts = [(row, ids[0]) for row, found in enumerate(candidates) for ids in found]
+    of_firsts = iter(first_BV[tuple(torch.tensor(firsts, device=model.device).T)].tolist() if firsts else [])
+    scores = [[next(of_firsts) for _ in found] for found in candidates]
     longer = [[i for i, ids in enumerate(found) if len(ids) > 1] for found in candidates]
     longest = read.mask_BT.shape[1] + max((len(ids) for found in candidates for ids in found), default=0)
     if longest <= model.window and takes_masks(model):

@@ -93,12 +93,10 @@ def tune(
         losses_S = _backward(prefill, rows, seeds, micro_batches, loss)
         if step in protocol.measured_steps:
             yield state(step, losses_S)
-        for number, seed in enumerate(seeds):
-            norm = torch.nn.utils.clip_grad_norm_(seed, MAX_NORM)
-            if not (torch.isfinite(losses_S[number]) and torch.isfinite(norm)):
-                diverged.add(number)
-            if number in diverged:
-                seed.grad = None  # AdamW leaves such parameters alone
+        norms_S = torch.stack([torch.nn.utils.clip_grad_norm_(seed, MAX_NORM) for seed in seeds])
+        diverged.update((~(losses_S + norms_S).isfinite()).nonzero().flatten().tolist())
+        for number in diverged:
+            seeds[number].grad = None  # AdamW leaves such parameters alone
         optimizer.step()
         scheduler.step()
         on_step(step + 1)
@@ -165,9 +163,8 @@ def _backward(
     processes change anything, and no seed's gradient depends on another's.
     """
     device = prefill.model.device
-    num_tokens_S = torch.zeros(len(seeds), device=device)
-    for prompt, answer in rows:
-        num_tokens_S[prompt.seed] += len(answer)
+    num_tokens = [sum(len(answer) for prompt, answer in rows if prompt.seed == seed) for seed in range(len(seeds))]
+    num_tokens_S = torch.tensor(num_tokens, device=device)
     losses_S = torch.zeros(len(seeds), device=device)
     for vectors_PD in seeds:
         vectors_PD.grad = torch.zeros_like(vectors_PD)
@@ -217,10 +214,10 @@ def answer_losses(
     prompts, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
     answers_BA = torch.tensor([a + [IGNORED] * (length - len(a)) for a in answers], device=model.device)
     if packed:
+        answers_L = torch.tensor([token for answer in answers for token in answer], device=model.device)
         logits_LV = answer_logits(prefill, prompts, answers, vectors_SPD)
-        is_real_BA = answers_BA != IGNORED
-        losses_L = F.cross_entropy(logits_LV.float(), answers_BA[is_real_BA], reduction="none")
-        return losses_L.new_zeros(answers_BA.shape).masked_scatter(is_real_BA, losses_L)
+        losses_L = F.cross_entropy(logits_LV.float(), answers_L, reduction="none")
+        return losses_L.new_zeros(answers_BA.shape).masked_scatter(answers_BA != IGNORED, losses_L)
     if prompts[0].cue_start:
         batch = truncated_batch(prefill, prompts, vectors_SPD, length - 1)
     else:
