@@ -37,9 +37,9 @@ class KeysAndValues:
         return cls(tuple(torch.stack(stack) for stack in alike.values()), tuple(places))
 
     @classmethod
-    def padded(cls, rows: Sequence["KeysAndValues"]) -> "KeysAndValues":
-        """The given ones, a single row each, with zeros in front of the shorter ones."""
-        length = max(row.num_positions for row in rows)
+    def padded(cls, rows: Sequence["KeysAndValues"], length: int = 0) -> "KeysAndValues":
+        """The given ones, a single row each, with zeros in front up to the longest or to `length`."""
+        length = length or max(row.num_positions for row in rows)
         stacks = []
         for number, first in enumerate(rows[0].stacks):
             num, _, heads, _, width = first.shape

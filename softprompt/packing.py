@@ -46,10 +46,22 @@ class Packing:
 
     @classmethod
     def of(
-        cls, num_heads: int, head_length: int, head_of: Sequence[int], lengths: Sequence[int], device: torch.device
+        cls,
+        num_heads: int,
+        head_length: int,
+        head_of: Sequence[int],
+        lengths: Sequence[int],
+        device: torch.device,
+        longest: int = 0,
+        num_more: int = 0,
     ) -> "Packing":
-        """`lengths` of the rows behind their heads."""
-        longest = max(lengths)
+        """
+        Args:
+            lengths: of the rows behind their heads.
+            longest: that rows are padded to when they attend.
+            num_more: positions at the end that nobody attends to.
+        """
+        longest = longest or max(lengths)
         starts = list(accumulate(lengths[:-1], initial=num_heads * head_length))
         places = [[*range(s, s + n), *[s] * (longest - n)] for s, n in zip(starts, lengths, strict=True)]
         firsts = [head_of.index(head) for head in range(num_heads)]
@@ -58,6 +70,7 @@ class Packing:
         width = head_length + longest
         found = [row * width + place for row, start, end in stretches for place in range(start, end)]
         positions = [place for _, start, end in stretches for place in range(start, end)]
+        found, positions = found + [0] * num_more, positions + [0] * num_more
         return cls(
             num_heads=num_heads,
             head_length=head_length,
@@ -120,22 +133,40 @@ def answer_logits(
     prefill: Prefill, prompts: Sequence[Prompt], answers: Sequence[list[int]], vectors_SPD: Tensor
 ) -> Tensor:
     """(L, V) logits for all tokens of all answers, one row's behind the other's; inside `packing_rows` only."""
-    model = prefill.model
+    model, graphs = prefill.model, prefill.graphs
     heads, head_of = distinct([prompt.head for prompt in prompts])
     tails = [prompt.tail for prompt in prompts]
     rows = [
         Prompt([*tail.ids, *ids[:-1]], [*tail.slots, *[TOKEN] * (len(ids) - 1)], tail.seed)
         for tail, ids in zip(tails, answers, strict=True)
     ]
-    embeds_1ND = prefill.embed([[*heads, *rows]], vectors_SPD)
-    packing = Packing.of(len(heads), len(heads[0]), head_of, [len(row) for row in rows], model.device)
+    head_length, lengths = len(heads[0]), [len(row) for row in rows]
     wanted: list[int] = []
-    end = packing.num_heads * packing.head_length
+    end = len(heads) * head_length
     for row, ids in zip(rows, answers, strict=True):
         end += len(row)
         wanted += range(end - len(ids), end)
-    prefill.meter.count(model, embeds_1ND.shape[1], len(wanted), backward=True)
-    return _logits(model, embeds_1ND, packing, wanted)
+    prefill.meter.count(model, end, len(wanted), backward=True)
+    num_more = graphs.room(end, 3) - end
+    longest = graphs.room(max(lengths), 2)
+    packing = Packing.of(len(heads), head_length, head_of, lengths, model.device, longest, num_more)
+    embeds_1ND = prefill.embed([[*heads, *rows, Prompt([0] * num_more, [TOKEN] * num_more)]], vectors_SPD)
+    wanted_L = torch.tensor(wanted + [0] * (graphs.room(len(wanted), 1) - len(wanted)), device=model.device)
+
+    def run(
+        embeds_1ND: Tensor,
+        wanted_L: Tensor,
+        head_of_B: Tensor,
+        places_BT: Tensor,
+        found_N: Tensor,
+        position_ids_1N: Tensor,
+    ) -> Tensor:
+        places = Packing(packing.num_heads, packing.head_length, head_of_B, places_BT, found_N, position_ids_1N)
+        return _logits(model, embeds_1ND, places, wanted_L)
+
+    shape = packing.num_heads, packing.head_length
+    places = packing.head_of_B, packing.places_BT, packing.found_N, packing.position_ids_1N
+    return graphs(shape, run, embeds_1ND, wanted_L, *places)[: len(wanted)]
 
 
 _PACKS: "WeakKeyDictionary[LanguageModel, bool]" = WeakKeyDictionary()
@@ -167,7 +198,8 @@ def _proves_to_pack(model: LanguageModel) -> bool:
     packing = Packing.of(1, len(head), [0, 0], [len(first), len(second)], model.device)
     try:
         with _looked_up(model):
-            found_LV = _logits(model, embeds_1ND, packing, [len(head + first) - 1, len(ids) - 1])
+            ends_L = torch.tensor([len(head + first) - 1, len(ids) - 1], device=model.device)
+            found_LV = _logits(model, embeds_1ND, packing, ends_L)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):  # whatever it says of such a row
         return False
     return bool((found_LV - expected_LV).abs().max() <= NEGLIGIBLE * effect)
@@ -186,9 +218,8 @@ def _looked_up(model: LanguageModel) -> Iterator[None]:
             config._attn_implementation = own
 
 
-def _logits(model: LanguageModel, embeds_1ND: Tensor, packing: Packing, wanted: Sequence[int]) -> Tensor:
-    """(L, V) at the `wanted` places of the long row."""
-    wanted_L = torch.tensor(wanted, device=model.device)
+def _logits(model: LanguageModel, embeds_1ND: Tensor, packing: Packing, wanted_L: Tensor) -> Tensor:
+    """(L, V) at the wanted places of the long row."""
     takes_places = "logits_to_keep" in model.forward_names
     _now.packing, _now.own = packing, ALL_ATTENTION_FUNCTIONS[model.attention]
     with model.last_mlp.only(wanted_L):

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from softprompt.cores import side_by_side
+from softprompt.graphs import Graphs
 from softprompt.keys_values import KeysAndValues
 from softprompt.memory import free_bytes
 from softprompt.meter import Meter
@@ -43,6 +44,8 @@ class Batch:
     cache: Any
     num_tokens: int
     """Of `embeds_BTD`, padding not counted."""
+    past: KeysAndValues | None = None
+    """What the cache was made of, if it is made of tokens alone."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Prefill:
     def __init__(self, model: LanguageModel, max_bytes: float | None = None, meter: Meter | None = None) -> None:
         self.model = model
         self.meter = meter or Meter()
+        self.graphs = Graphs(model)
         self.max_bytes = SHARE_OF_MEMORY * free_bytes(model.devices) if max_bytes is None else max_bytes
         self._kept: OrderedDict[Head, KeysAndValues] = OrderedDict()
         self.num_bytes = 0
@@ -106,11 +110,14 @@ class Prefill:
             KeysAndValues.padded([found[whole][0] for whole in wholes]).cache(len(wholes)),
         )
 
-    def batch(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None, num_more: int = 0) -> Batch:
+    def batch(
+        self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None, num_more: int = 0, *, for_graphs: bool = False
+    ) -> Batch:
         """Gradients flow to `vectors_SPD`, also through heads that hold vectors.
 
         Args:
             num_more: most positions that will follow the prompts.
+            for_graphs: whether what was read before is padded to few different lengths.
         """
         has_heads = any(prompt.num_head for prompt in prompts)
         if not (has_heads and self._can_share(prompts, num_more)):
@@ -119,8 +126,8 @@ class Prefill:
             return Batch(embeds_BTD, mask_BT, None, sum(map(len, prompts)))
         tails = [prompt.tail for prompt in prompts]
         embeds_BTD, mask_BT = self.embed_prompts(tails, vectors_SPD)
-        cache, head_mask_BT = self._cache([prompt.head for prompt in prompts], vectors_SPD)
-        return Batch(embeds_BTD, torch.cat([head_mask_BT, mask_BT], dim=1), cache, sum(map(len, tails)))
+        cache, head_mask_BT, past = self._cache([prompt.head for prompt in prompts], vectors_SPD, for_graphs)
+        return Batch(embeds_BTD, torch.cat([head_mask_BT, mask_BT], dim=1), cache, sum(map(len, tails)), past)
 
     def _can_share(self, prompts: Sequence[Prompt], num_more: int) -> bool:
         """A recurrent model's state cannot be continued by many tokens at once. And where layers look back through a
@@ -153,19 +160,24 @@ class Prefill:
         rows_M, places_M, seeds_M, slots_M = torch.tensor(places, device=self.model.device).unbind(1)
         return embeds_BTD.index_put((rows_M, places_M), vectors_SPD[seeds_M, slots_M].to(embeds_BTD.dtype))
 
-    def _cache(self, heads: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[DynamicCache, Tensor]:
-        """A cache of one row for each head, left-padded, and its (B, T) mask. Heads that are alike are read once."""
-        mask_BT = self._padded(([1] * len(head) for head in heads), 0)
+    def _cache(
+        self, heads: Sequence[Prompt], vectors_SPD: Tensor | None, for_graphs: bool
+    ) -> tuple[DynamicCache, Tensor, KeysAndValues | None]:
+        """A cache of one row for each head, left-padded, its (B, T) mask, and what it is made of where that is tokens.
+        Heads that are alike are read once."""
         alike, places = distinct(heads)
         if not any(head.has_vectors for head in alike):
             kept = self._keys_and_values([tuple(head.ids) for head in (heads if len(alike) > 1 else alike)])
-            return KeysAndValues.padded(kept).cache(len(heads)), mask_BT
+            longest = max(map(len, heads))
+            length = self.graphs.room(longest, 2) if for_graphs else longest
+            past = KeysAndValues.padded(kept, length)
+            return past.cache(len(heads)), self._padded(([1] * len(head) for head in heads), 0, length), past
         embeds_ATD, mask_AT = self.embed_prompts(alike, vectors_SPD)
         self.meter.count(self.model, sum(map(len, alike)), 0, backward=embeds_ATD.requires_grad)
         _, cache = self.model.forward(inputs_embeds=embeds_ATD, mask_BT=mask_AT, cache=DynamicCache(), num_logits=1)
         rows_B = torch.tensor(places, device=self.model.device)
         layers = [(_rows(layer.keys, rows_B), _rows(layer.values, rows_B)) for layer in cache.layers]
-        return DynamicCache(layers), mask_BT
+        return DynamicCache(layers), mask_AT[rows_B], None
 
     def _keys_and_values(self, heads: Sequence[Head]) -> list[KeysAndValues]:
         found: dict[Head, KeysAndValues] = {}
@@ -236,10 +248,10 @@ class Prefill:
             _, dropped = self._kept.popitem(last=False)
             self.num_bytes -= dropped.num_bytes
 
-    def _padded(self, rows: Iterable[Sequence[int]], filling: int) -> Tensor:
-        """(B, T) integers, shorter rows filled up on the left."""
+    def _padded(self, rows: Iterable[Sequence[int]], filling: int, length: int = 0) -> Tensor:
+        """(B, T) integers, rows filled up on the left to the longest or to `length`."""
         rows = list(rows)
-        length = max(map(len, rows))
+        length = length or max(map(len, rows))
         return torch.tensor([[filling] * (length - len(row)) + list(row) for row in rows], device=self.model.device)
 
 

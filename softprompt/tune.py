@@ -6,7 +6,7 @@ Shapes: S seeds, P vectors, D width, B rows, T prompt positions, A answer positi
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -209,8 +209,8 @@ def answer_losses(
     Args:
         packed: whether the call is inside `packing_rows`, which said so.
     """
-    model = prefill.model
-    length = max(len(answer) for _, answer in rows)
+    model, graphs = prefill.model, prefill.graphs
+    length = graphs.room(max(len(answer) for _, answer in rows), 1)
     prompts, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
     answers_BA = torch.tensor([a + [IGNORED] * (length - len(a)) for a in answers], device=model.device)
     if packed:
@@ -221,17 +221,22 @@ def answer_losses(
     if prompts[0].cue_start:
         batch = truncated_batch(prefill, prompts, vectors_SPD, length - 1)
     else:
-        batch = prefill.batch(prompts, vectors_SPD, num_more=length - 1)
+        batch = prefill.batch(prompts, vectors_SPD, num_more=length - 1, for_graphs=True)
     inputs_BA = answers_BA[:, :-1].clamp(min=0)
     num_answer = sum(map(len, answers))
     prefill.meter.count(model, batch.num_tokens + num_answer - len(rows), num_answer, backward=True)
-    logits_BAV, _ = model.forward(
-        inputs_embeds=torch.cat([batch.embeds_BTD, model.embed(inputs_BA)], dim=1),
-        # Padding behind an answer is never attended by it; marking it 0 would only cost a mask.
-        mask_BT=torch.cat([batch.mask_BT, torch.ones_like(inputs_BA)], dim=1),
-        cache=batch.cache,
-        num_logits=length,
-    )
+    embeds_BTD = torch.cat([batch.embeds_BTD, model.embed(inputs_BA)], dim=1)
+    # Padding behind an answer is never attended by it; marking it 0 would only cost a mask.
+    mask_BT = torch.cat([batch.mask_BT, torch.ones_like(inputs_BA)], dim=1)
+
+    def run(embeds_BTD: Tensor, mask_BT: Tensor, *stacks: Tensor) -> Tensor:
+        cache = replace(batch.past, stacks=stacks).cache(len(rows)) if batch.past else batch.cache
+        return model.forward(inputs_embeds=embeds_BTD, mask_BT=mask_BT, cache=cache, num_logits=length)[0]
+
+    if batch.past:
+        logits_BAV = graphs(length, run, embeds_BTD, mask_BT, *batch.past.stacks)
+    else:
+        logits_BAV = run(embeds_BTD, mask_BT)
     return F.cross_entropy(
         logits_BAV.float().flatten(0, 1), answers_BA.flatten(), ignore_index=IGNORED, reduction="none"
     ).view(answers_BA.shape)

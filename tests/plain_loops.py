@@ -123,12 +123,13 @@ def gradients(
     protocol: Protocol,
     micro_batch: int | None = None,
     shared: frozenset[Occurrence] = frozenset(),
+    prefill: Prefill | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(S, P, D) gradients and (S,) losses, as the tuning computes them."""
     seeds = [torch.nn.Parameter(vectors_PD) for vectors_PD in placement.initial_vectors(protocol.seeds)]
     micro_batches = MicroBatches(model.devices, micro_batch)
     loss = Loss(protocol.unknown_share, shared)
-    losses_S = tune._backward(Prefill(model), rows, seeds, micro_batches, loss)
+    losses_S = tune._backward(prefill or Prefill(model), rows, seeds, micro_batches, loss)
     return torch.stack([vectors_PD.grad for vectors_PD in seeds if vectors_PD.grad is not None]), losses_S
 
 

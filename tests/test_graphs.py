@@ -1,0 +1,75 @@
+"""Tuning passes recorded as CUDA graphs."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from plain_loops import gradients, plain_gradients, training_rows
+
+from softprompt.benchmarks import Benchmark, Rows
+from softprompt.checkpoints import open_checkpoint
+from softprompt.models import LanguageModel, load_model
+from softprompt.prefill import Prefill
+from softprompt.prompt import Placement
+from softprompt.protocol import Protocol, Resources
+
+needs_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+PLACEMENTS = ("prefix", "cue", "both")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=needs_a_gpu)])
+def elsewhere(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> LanguageModel:
+    return load_model(open_checkpoint(str(tiny_checkpoint)), Resources(device=request.param, dtype="float32"))
+
+
+@pytest.fixture
+def prefill(elsewhere: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prefill]:
+    """On a CPU its passes get the shapes that are to be recorded, and are run instead: a stand-in for a GPU."""
+    prefill = Prefill(elsewhere)
+    if elsewhere.device.type == "cpu":
+        prefill.graphs.are_on = True
+        monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda function, *_args, **_options: function)
+    yield prefill
+    assert prefill.graphs.are_on
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_gradients_equal_those_of_a_plain_loop(
+    model: LanguageModel,
+    prefill: Prefill,
+    toy_benchmark: Benchmark,
+    quick_protocol: Protocol,
+    rows: Rows,
+    name: str,
+) -> None:
+    """Of two batches of the same shape in turns: each is met, recorded and replayed."""
+    here, there = (Placement(name, one, toy_benchmark, quick_protocol) for one in (model, prefill.model))
+    for first in (0, 1, 0, 1, 0):
+        batch, same = (training_rows(place.model, place, rows.train[first::6], seeds=(0, 1)) for place in (here, there))
+        expected_SPD, expected_S = plain_gradients(model, here, batch, quick_protocol)
+        found_SPD, found_S = gradients(prefill.model, there, same, quick_protocol, prefill=prefill)
+        torch.testing.assert_close(found_SPD.cpu(), expected_SPD, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(found_S.cpu(), expected_S, rtol=1e-3, atol=1e-5)
+    assert prefill.graphs.num_recorded
+
+
+def test_what_cannot_be_recorded_is_run(
+    prefill: Prefill, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that looks at a value, which no graph can."""
+
+    def fail(*_args: Any, **_options: Any) -> Callable[..., Any]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    if prefill.model.device.type == "cpu":
+        monkeypatch.setattr(torch.cuda, "make_graphed_callables", fail)
+    mlp = prefill.model.network.model.layers[0].mlp
+    monkeypatch.setattr(mlp, "forward", lambda x, own=mlp.forward: own(x) if x.sum().item() else x)
+    place = Placement("prefix", prefill.model, toy_benchmark, quick_protocol)
+    batch = training_rows(prefill.model, place, rows.train[::6], seeds=(0, 1))
+    first, second = (gradients(prefill.model, place, batch, quick_protocol, prefill=prefill) for _ in range(2))
+    torch.testing.assert_close(first, second)
+    assert not prefill.graphs.are_on
+    prefill.graphs.are_on = True
