@@ -6,7 +6,7 @@ places where inputs lie, are always the same. So lengths are rounded up to few n
 """
 
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -18,13 +18,16 @@ from softprompt.models import LanguageModel
 log = logging.getLogger(__name__)
 
 
+MOST_FAILURES = 2
+"""To record a pass, after which it is not tried again."""
+
+
 class Graphs:
-    """Of one model's passes. They are recorded when they are met for the second time, and only on a GPU that holds the
-    model alone; whatever cannot be recorded goes on as ever."""
+    """Of one model's passes, on a GPU that holds the model alone; what cannot be recorded is run as ever."""
 
     def __init__(self, model: LanguageModel) -> None:
         self.are_on = model.device.type == "cuda" and len(model.devices) == 1
-        self._met: set[Hashable] = set()
+        self._num_failures = 0
         self._recorded: dict[Hashable, Any] = {}
         self._inputs: dict[tuple[int, torch.dtype], Tensor] = {}
         self._pool = torch.cuda.graph_pool_handle() if self.are_on else None
@@ -43,29 +46,25 @@ class Graphs:
     def __call__(self, name: Hashable, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         """What `function` makes of the tensors and of nothing else but what `name` stands for. It is to be used,
         gradient included, before the next call."""
-        if not self.are_on:
-            return function(*tensors)
         key = name, tuple((t.shape, t.dtype, t.requires_grad) for t in tensors)
-        if key not in self._recorded:
-            if key not in self._met:
-                self._met.add(key)
-                return function(*tensors)
-            try:
-                self._recorded[key] = torch.cuda.make_graphed_callables(
-                    function,
-                    tuple(self._place(number, tensor) for number, tensor in enumerate(tensors)),
-                    num_warmup_iters=1,
-                    pool=self._pool,
-                )
-            except Exception as error:  # a pass may look at a value or call what cannot be recorded, each in its way
-                if should_reduce_batch_size(error):
-                    raise
-                reason = " ".join(str(error).split())[:200]
-                log.info("Passes are not recorded as CUDA graphs (%s: %s).", type(error).__name__, reason)
-                self.are_on = False
-                return function(*tensors)
-        found: Tensor = self._recorded[key](*tensors)
+        if self.are_on and key not in self._recorded:
+            self._record(key, function, tensors)
+        found: Tensor = self._recorded.get(key, function)(*tensors)
         return found
+
+    def _record(self, key: Hashable, function: Callable[..., Tensor], tensors: Sequence[Tensor]) -> None:
+        places = tuple(self._place(number, tensor) for number, tensor in enumerate(tensors))
+        try:
+            self._recorded[key] = torch.cuda.make_graphed_callables(
+                function, places, num_warmup_iters=1, pool=self._pool
+            )
+        except Exception as error:  # a pass may look at a value or call what cannot be recorded, each in its way
+            if should_reduce_batch_size(error):
+                raise
+            self._num_failures += 1
+            self.are_on = self._num_failures < MOST_FAILURES
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            log.info("A pass could not be recorded as a CUDA graph and is run instead (%s).", reason)
 
     def _place(self, number: int, tensor: Tensor) -> Tensor:
         """A copy where inputs of all recorded passes lie, since they are never wanted at once."""

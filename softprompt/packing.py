@@ -31,6 +31,10 @@ NEGLIGIBLE = 0.05
 """Of the effect that rows must not have on one another: far above rounding in bfloat16, far below a row that shows."""
 
 
+LARGE = 4e9
+"""Parameters from which on a GPU works for longer on padding than a host takes to record another shape."""
+
+
 @dataclass(frozen=True)
 class Packing:
     """Where heads and rows stand in the long row."""
@@ -82,15 +86,16 @@ class Packing:
 
     def apart(self, values_1HNK: Tensor) -> Tensor:
         """(B, H, F + T, K): each row behind a copy of its head."""
+        values_NHK = values_1HNK[0].transpose(0, 1)  # in memory, too, positions usually come before attention heads
         num = self.num_heads * self.head_length
-        heads_AHFK = values_1HNK[0, :, :num].unflatten(1, (self.num_heads, self.head_length)).transpose(0, 1)
+        heads_AFHK = values_NHK[:num].unflatten(0, (self.num_heads, self.head_length))
         if self.num_heads == 1:
-            heads_BHFK = heads_AHFK.expand(len(self.head_of_B), -1, -1, -1)
+            heads_BFHK = heads_AFHK.expand(len(self.head_of_B), -1, -1, -1)
         else:
-            heads_BHFK = heads_AHFK[self.head_of_B.to(heads_AHFK.device)]
-        places_BT = self.places_BT.to(values_1HNK.device)
-        rows_BHTK = values_1HNK[0].index_select(1, places_BT.flatten()).unflatten(1, places_BT.shape).transpose(0, 1)
-        return torch.cat([heads_BHFK, rows_BHTK], dim=2)
+            heads_BFHK = heads_AFHK[self.head_of_B.to(heads_AFHK.device)]
+        places_BT = self.places_BT.to(values_NHK.device)
+        rows_BTHK = values_NHK.index_select(0, places_BT.flatten()).unflatten(0, places_BT.shape)
+        return torch.cat([heads_BFHK, rows_BTHK], dim=1).transpose(1, 2)
 
     def together(self, values_BXHK: Tensor) -> Tensor:
         """(1, N, H, K) of X = F + T positions a row."""
@@ -147,8 +152,9 @@ def answer_logits(
         end += len(row)
         wanted += range(end - len(ids), end)
     prefill.meter.count(model, end, len(wanted), backward=True)
-    num_more = graphs.room(end, 3) - end
-    longest = graphs.room(max(lengths), 2)
+    is_large = model.num_body_parameters >= LARGE
+    num_more = graphs.room(end, 3 if is_large else 2) - end
+    longest = graphs.room(max(lengths), 1)
     packing = Packing.of(len(heads), head_length, head_of, lengths, model.device, longest, num_more)
     embeds_1ND = prefill.embed([[*heads, *rows, Prompt([0] * num_more, [TOKEN] * num_more)]], vectors_SPD)
     wanted_L = torch.tensor(wanted + [0] * (graphs.room(len(wanted), 1) - len(wanted)), device=model.device)

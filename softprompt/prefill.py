@@ -30,6 +30,9 @@ POSITIONS_OF_A_PASS = defaultdict(lambda: 512, {"cuda": 16_384})
 """By kind of device. More would bring padding and no speed: one core's products reach their full rate from 96
 rows on; a GPU needs thousands."""
 
+POSITIONS_AHEAD = {"cuda": POSITIONS_OF_A_PASS["cuda"]}
+"""By kind of device, that are read before they are asked for. A CPU has enough to do with what it is asked for."""
+
 SHARE_OF_MEMORY = 0.25
 """Of what is free on the model's device when a job starts, at most so much holds keys and values of heads."""
 
@@ -178,6 +181,26 @@ class Prefill:
         rows_B = torch.tensor(places, device=self.model.device)
         layers = [(_rows(layer.keys, rows_B), _rows(layer.values, rows_B)) for layer in cache.layers]
         return DynamicCache(layers), mask_AT[rows_B], None
+
+    def read_ahead(self, prompts: Sequence[Prompt], later: Iterable[Prompt]) -> None:
+        """Read and keep heads of `prompts`, and of `later` ones so many that a GPU has enough to do: a batch's are too
+        few, and to launch a pass takes a host as long for few as for many."""
+        are_tokens = all(prompt.num_head and not prompt.head.has_vectors for prompt in prompts)
+        most = POSITIONS_AHEAD.get(self.model.device.type, 0)
+        if not most or not are_tokens or not self._can_share(prompts, 0):
+            return
+        heads = dict.fromkeys(tuple(prompt.head.ids) for prompt in prompts)
+        if all(head in self._kept for head in heads):
+            return
+        affordable = self.max_bytes / 4 / self.model.pass_bytes(1, 0)
+        num_left = min(affordable, most) - sum(map(len, heads))
+        for head in (tuple(prompt.head.ids) for prompt in later):
+            if head not in self._kept and head not in heads:
+                num_left -= len(head)
+                if num_left < 0:
+                    break
+                heads[head] = None
+        self._keys_and_values(list(heads))
 
     def _keys_and_values(self, heads: Sequence[Head]) -> list[KeysAndValues]:
         found: dict[Head, KeysAndValues] = {}

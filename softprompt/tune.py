@@ -3,6 +3,7 @@
 Shapes: S seeds, P vectors, D width, B rows, T prompt positions, A answer positions.
 """
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -88,8 +89,13 @@ def tune(
         )
 
     losses_S = torch.zeros(len(seeds))
-    for step, batch_of_seed in enumerate(batches(examples, protocol)):
-        rows = [(prompts[seed][i], answers[i]) for seed, batch in enumerate(batch_of_seed) for i in batch]
+    steps = [
+        [(prompts[seed][i], answers[i]) for seed, batch in enumerate(batch_of_seed) for i in batch]
+        for batch_of_seed in batches(examples, protocol)
+    ]
+    for step, rows in enumerate(steps):
+        later = itertools.chain.from_iterable(map(_own, steps[step + 1 :]))
+        prefill.read_ahead([prompt for prompt, _ in _own(rows)], (prompt for prompt, _ in later))
         losses_S = _backward(prefill, rows, seeds, micro_batches, loss)
         if step in protocol.measured_steps:
             yield state(step, losses_S)
@@ -187,9 +193,8 @@ def _backward(
             device, chunk, [4 * prefill.model.num_layer_parameters * num for num in num_positions], work
         )
 
-    by_length = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))  # little padding
     with packing_rows(prefill.model, rows) as are_packed:
-        for parts in micro_batches.run(processes.share(by_length), num_bytes, on_cores):
+        for parts in micro_batches.run(_own(rows), num_bytes, on_cores):
             for part_S, gradients in parts:
                 losses_S += part_S
                 for vectors_PD, gradient_PD in zip(seeds, gradients, strict=True):
@@ -197,6 +202,11 @@ def _backward(
                     vectors_PD.grad += gradient_PD
     processes.add_up([losses_S, *(vectors_PD.grad for vectors_PD in seeds if vectors_PD.grad is not None)])
     return losses_S
+
+
+def _own(rows: Sequence[TrainingRow]) -> Sequence[TrainingRow]:
+    """This process's share of a step, by length: little padding."""
+    return processes.share(sorted(rows, key=lambda row: len(row[0]) + len(row[1])))
 
 
 def answer_losses(

@@ -11,6 +11,7 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from softprompt import prefill as prefill_module
 from softprompt.benchmarks import Benchmark, Rows
+from softprompt.meter import Meter
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt, plain_prompts
@@ -179,3 +180,25 @@ def test_solved_examples_are_read_once_for_all_questions(
     (num_head,) = {prompt.num_head for prompt in few_shot}
     assert seen == [num_head, len(few_shot) * (max(map(len, few_shot)) - num_head)]
     assert num_head > 0.6 * max(map(len, few_shot))
+
+
+def test_a_gpu_reads_ahead_until_it_has_enough_to_do(
+    model: LanguageModel,
+    toy_benchmark: Benchmark,
+    quick_protocol: Protocol,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A CPU stands in for it."""
+    prompts = Placement("cue", model, toy_benchmark, quick_protocol).prompts(rows.train, 0)
+    first, later = prompts[:2], prompts[2:]
+    most = sum(prompt.num_head for prompt in prompts[:10])
+    monkeypatch.setattr(prefill_module, "POSITIONS_AHEAD", {"cpu": most})
+    meter = Meter()
+    prefill = Prefill(model, meter=meter)
+    prefill.read_ahead(first, later)
+    assert meter.cost(model).phases["other"].tokens == most
+    prefill.read_ahead(prompts[8:10], prompts[10:])
+    assert meter.cost(model).phases["other"].tokens == most
+    prefill.read_ahead(prompts[9:11], prompts[11:])
+    assert meter.cost(model).phases["other"].tokens == sum(prompt.num_head for prompt in prompts)
