@@ -201,4 +201,4 @@ def test_a_gpu_reads_ahead_until_it_has_enough_to_do(
     prefill.read_ahead(prompts[8:10], prompts[10:])
     assert meter.cost(model).phases["other"].tokens == most
     prefill.read_ahead(prompts[9:11], prompts[11:])
-    assert meter.cost(model).phases["other"].tokens == sum(prompt.num_head for prompt in prompts)
+    assert most < meter.cost(model).phases["other"].tokens <= 2 * most
