@@ -56,8 +56,9 @@ class Laboratory:
 def table(runs: dict[str, list[Measured]]) -> str:
     """Ratios are of medians over rounds; in brackets the least and the greatest ratio of one round."""
     lines = [
-        "| task | contender | items/s | against its peer | - in CPU seconds | peak memory, GB | share of matrix rate |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| task | contender | items/s | against its peer | - in CPU seconds | peak memory, GB | share of matrix rate "
+        "| - of a median step |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, found in runs.items():
         task, _, contender = name.partition("/")
@@ -65,8 +66,12 @@ def table(runs: dict[str, list[Measured]]) -> str:
         rate = statistics.median(one.num_items / sum(one.seconds) for one in found)
         memory = statistics.median(one.peak_bytes for one in found) / 1e9
         share = statistics.median(one.flops / sum(one.seconds) / one.matrix_rate for one in found)
+        median = statistics.median(
+            one.flops / len(one.seconds) / statistics.median(one.seconds) / one.matrix_rate for one in found
+        )
         ratios = [ratio(base, found, key) for key in ("seconds", "cpu_seconds")]
-        lines.append(f"| {task} | {contender} | {rate:.2f} | {ratios[0]} | {ratios[1]} | {memory:.2f} | {share:.0%} |")
+        cells = [f"{rate:.2f}", *ratios, f"{memory:.2f}", f"{share:.1%}", f"{median:.1%}" if task == "tune" else ""]
+        lines.append(f"| {task} | {contender} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -111,6 +116,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of a CPU")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=9, help="of tuning")
+    parser.add_argument("--peers-steps", type=int, help="of PEFT's tuning, if not as many")
     parser.add_argument("--items", type=int, default=96, help="to answer")
     parser.add_argument("--peers-batch", type=int, default=Workload.peers_batch, help="of lm-evaluation-harness")
     parser.add_argument(
@@ -126,6 +132,7 @@ def main() -> None:
         dtype=given.dtype,
         num_threads=given.threads,
         num_steps=given.steps,
+        peers_steps=given.peers_steps,
         num_items=given.items,
         peers_batch=given.peers_batch,
     )

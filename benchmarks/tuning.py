@@ -74,7 +74,8 @@ def tune_peft(work: Workload) -> Measured:
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
     model, benchmark = work.language_model, work.by_letter
-    examples = work.train(benchmark)
+    num_steps = work.peers_steps or work.num_steps
+    examples = work.train(benchmark)[: num_steps * work.batch_size]
     config = PromptTuningConfig(
         task_type="CAUSAL_LM",
         num_virtual_tokens=NUM_VECTORS,
@@ -114,7 +115,7 @@ def tune_peft(work: Workload) -> Measured:
 
     watch = Stopwatch(model.device)
     run(1, watch)  # to warm up; its memory counts, its lap does not
-    run(work.num_steps, watch)
+    run(num_steps, watch)
     peak_bytes = watch.peak_bytes
     vectors = network.prompt_encoder["default"].embedding.weight
     vectors.data, vectors.grad = first_vectors(model), None
@@ -122,8 +123,8 @@ def tune_peft(work: Workload) -> Measured:
     torch.autograd.backward(network(**batch).loss)
     assert vectors.grad is not None
     return Measured(
-        seconds=watch.laps[-work.num_steps :],
-        cpu_seconds=watch.cpu_laps[-work.num_steps :],
+        seconds=watch.laps[-num_steps:],
+        cpu_seconds=watch.cpu_laps[-num_steps:],
         peak_bytes=peak_bytes,
         flops=tuning_flops(work, model, benchmark, examples, "prefix"),
         matrix_rate=matrix_rate(model),
@@ -156,7 +157,7 @@ def tuning_flops(
     rows = training_rows(model, benchmark, examples)
     num_answer = sum(len(ids) for _, ids in rows)
     if placement == "prefix":
-        num_read = sum(len(prompt) for prompt, _ in rows) + work.num_steps * NUM_VECTORS
+        num_read = sum(len(prompt) for prompt, _ in rows) + len(rows) // work.batch_size * NUM_VECTORS
     else:
         num_read = len(rows) * len(model.encode(benchmark.cue))
     return 2 * model.pass_flops(num_read + num_answer - len(rows), num_answer)

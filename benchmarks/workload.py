@@ -55,6 +55,8 @@ class Workload:
     num_threads: int | None = None
     num_steps: int = 8
     """Of the tuning; each has `batch_size` new rows."""
+    peers_steps: int | None = None
+    """Of PEFT, whose steps are all alike, where it need not take as many."""
     batch_size: int = 8
     num_items: int = 96
     """To be answered."""
