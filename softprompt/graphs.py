@@ -6,6 +6,7 @@ places where inputs lie, are always the same. So lengths are rounded up to few n
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -55,10 +56,14 @@ class Graphs:
     def _record(self, key: Hashable, function: Callable[..., Tensor], tensors: Sequence[Tensor]) -> None:
         places = tuple(self._place(number, tensor) for number, tensor in enumerate(tensors))
         try:
-            self._recorded[key] = torch.cuda.make_graphed_callables(
-                function, places, num_warmup_iters=1, pool=self._pool
-            )
+            with warnings.catch_warnings():
+                # PyTorch's, that inputs were first met on another stream, as in its own warm-up.
+                warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+                self._recorded[key] = torch.cuda.make_graphed_callables(
+                    function, places, num_warmup_iters=1, pool=self._pool
+                )
         except Exception as error:  # a pass may look at a value or call what cannot be recorded, each in its way
+            self._pool = torch.cuda.graph_pool_handle()  # one that a recording broke off in is of no more use
             if should_reduce_batch_size(error):
                 raise
             self._num_failures += 1
