@@ -30,6 +30,7 @@ def prefill(elsewhere: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Iterat
     prefill = Prefill(elsewhere)
     if elsewhere.device.type == "cpu":
         prefill.graphs.are_on = True
+        monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
         monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda function, *_args, **_options: function)
     yield prefill
     assert prefill.graphs.are_on
