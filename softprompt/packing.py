@@ -30,9 +30,8 @@ NAME = "softprompt_packed"
 NEGLIGIBLE = 0.05
 """Of the effect that rows must not have on one another: far above rounding in bfloat16, far below a row that shows."""
 
-
 LARGE = 4e9
-"""Parameters from which on a GPU works for longer on padding than a host takes to record another shape."""
+"""Parameters of a model, from which on a GPU works longer on a step's padding than is lost by recording more shapes."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +122,8 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
 def packing_rows(model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]]) -> Iterator[bool]:
     """Whether passes over these prompts and answers are to be packed; if so, all passes inside the block must be.
 
-    Packed are prompts with vectors in their heads. Layers that look back through a window must not reach its end: it is
-    the mask that ends it, and the packed row has one of its own.
+    Packed are prompts with vectors in their heads. Layers that look back through a window must not reach its end, since
+    it is a mask that ends it, and packed rows attend without one.
     """
     have_heads = all(prompt.head.has_vectors and not prompt.cue_start for prompt, _ in rows)
     are_alike = len({prompt.num_head for prompt, _ in rows}) == 1
