@@ -18,7 +18,7 @@ from softprompt.benchmarks import Benchmark, Example
 from softprompt.chat import answer_ids, terminator_id
 from softprompt.cores import side_by_side
 from softprompt.loss import Loss, shared_tokens
-from softprompt.memory import MOST_BYTES_OF_A_CORE, MicroBatches
+from softprompt.memory import MicroBatches
 from softprompt.models import LanguageModel
 from softprompt.packing import answer_logits, packing_rows
 from softprompt.prefill import Prefill
@@ -31,10 +31,6 @@ TrainingRow = tuple[Prompt, list[int]]
 
 MAX_NORM = 1.0
 """Gradients are clipped to this norm, each seed's on its own."""
-
-BYTES_OF_A_SEED = 0.625e9
-"""Planned on a CPU core for each seed, since one seed's steps hardly take longer in passes of half the usual size;
-several seeds' do, see `docs/decisions/012-micro-batches.md`."""
 
 IGNORED = -100
 """Label of a position that carries no loss."""
@@ -72,8 +68,7 @@ def tune(
         micro_batch: most rows of a pass; None for as many as fit into memory.
     """
     model = prefill.model
-    of_a_core = min(MOST_BYTES_OF_A_CORE, BYTES_OF_A_SEED * len(protocol.seeds))
-    micro_batches = MicroBatches(model.devices, micro_batch, of_a_core)
+    micro_batches = MicroBatches(model.devices, micro_batch)
     seeds = [torch.nn.Parameter(vectors_PD.clone()) for vectors_PD in placement.initial_vectors(protocol.seeds)]
     optimizer = torch.optim.AdamW(seeds, lr=protocol.learning_rate * model.embedding_rms, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, protocol))
