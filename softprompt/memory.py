@@ -31,13 +31,19 @@ class MicroBatches:
 
     Args:
         most_rows: of a chunk, whatever memory says; None to go by memory alone.
+        most_bytes_of_a_core: on a CPU, whatever is free.
     """
 
-    def __init__(self, devices: Sequence[torch.device], most_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        devices: Sequence[torch.device],
+        most_rows: int | None = None,
+        most_bytes_of_a_core: float = MOST_BYTES_OF_A_CORE,
+    ) -> None:
         self.most_rows = most_rows or MOST_ROWS[devices[0].type]
         self.most_bytes = float("inf") if most_rows else SHARE_OF_MEMORY * free_bytes(devices)
         if devices[0].type == "cpu" and not most_rows:
-            self.most_bytes = min(self.most_bytes, MOST_BYTES_OF_A_CORE * torch.get_num_threads())
+            self.most_bytes = min(self.most_bytes, most_bytes_of_a_core * torch.get_num_threads())
 
     def run(
         self, rows: Sequence[Row], num_bytes: Callable[[Row], float], work: Callable[[Sequence[Row]], Found]

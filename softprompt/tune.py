@@ -32,6 +32,10 @@ TrainingRow = tuple[Prompt, list[int]]
 MAX_NORM = 1.0
 """Gradients are clipped to this norm, each seed's on its own."""
 
+MOST_BYTES_OF_A_CORE = 2e9
+"""Planned for a pass on a CPU: more than for answering, so that the default's three seeds of a model like SmolLM2 share
+one, whose weights are read twice."""
+
 IGNORED = -100
 """Label of a position that carries no loss."""
 
@@ -68,7 +72,7 @@ def tune(
         micro_batch: most rows of a pass; None for as many as fit into memory.
     """
     model = prefill.model
-    micro_batches = MicroBatches(model.devices, micro_batch)
+    micro_batches = MicroBatches(model.devices, micro_batch, MOST_BYTES_OF_A_CORE)
     seeds = [torch.nn.Parameter(vectors_PD.clone()) for vectors_PD in placement.initial_vectors(protocol.seeds)]
     optimizer = torch.optim.AdamW(seeds, lr=protocol.learning_rate * model.embedding_rms, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, protocol))
@@ -189,7 +193,10 @@ def _backward(
         )
 
     with packing_rows(prefill.model, rows) as are_packed:
-        for parts in micro_batches.run(_own(rows), num_bytes, on_cores):
+        own = _own(rows)
+        if are_packed:  # there padding costs little, and a seed's head is read in every part that has rows of it
+            own = sorted(own, key=lambda row: row[0].seed)
+        for parts in micro_batches.run(own, num_bytes, on_cores):
             for part_S, gradients in parts:
                 losses_S += part_S
                 for vectors_PD, gradient_PD in zip(seeds, gradients, strict=True):
