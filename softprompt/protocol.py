@@ -57,7 +57,7 @@ class Protocol(FromDict):
     cue_text: str = ""
     """Text whose tokens the vectors instead of the cue start from; empty for the benchmark's own cue."""
     prefix_gradient: str = "full"
-    """How the vectors in front learn: `truncated` reads the question as a constant, which is cheaper; see
+    """How the vectors in front learn: `truncated` reads the question as a constant, with fewer FLOPs; see
     `softprompt.truncation`. Their scores differ."""
     num_steps: int = 80
     batch_size: int = 8

@@ -7,7 +7,8 @@ of this step make them, but constants. Losses are those of the full gradient, gr
 protocol (`prefix_gradient`).
 
 It saves the backward pass of every question position: forward 2, backward 2 FLOPs a parameter and position, no weight
-gradients, so at most half of a step.
+gradients, so at most half of a step. But rows that are cut are not packed (`softprompt.packing`), which costs most of
+that again, and more where questions are short.
 
 Shapes: S seeds, P vectors, D width, B rows, T cached positions, F positions in front of a question (BOS and vectors), H
 heads, K a head's width.
