@@ -31,6 +31,7 @@ from softprompt.world.pretrain import learn_tokenizer
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogFormatter
 
 NUM_VECTORS, BATCH, NUM_ANSWER, NUM_NEW, MICRO_BATCH = 10, 8, 3, 4, 32
 NUM_REPEATS = 3
@@ -149,10 +150,10 @@ def plot(axis: str, found: list[list[tuple[float, float]]], panels: tuple[plt.Ax
         )
     for panel, label in zip(panels, ("CPU seconds", "peak memory above the model, MB"), strict=True):
         panel.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
-        panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        panel.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize="x-small")
         panel.set_xticks([], minor=True)
         for formatter in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
-            formatter("{x:g}")
+            formatter(LogFormatter(minor_thresholds=(2, 0.4)))  # few labels where there are decades to label
     panels[0].legend(fontsize="x-small")
     return "\n".join(lines)
 
