@@ -26,11 +26,13 @@ TUNINGS = (("prefix", 1), ("prefix", 3), ("cue", 3))
 """Placement and number of seeds."""
 
 
-def steps(work: Workload, placement: str, num_seeds: int) -> Iterator[object]:
-    """Two epochs; the first value comes before the first step, with the preparations."""
+def steps(
+    work: Workload, placement: str, num_seeds: int, num_epochs: int = 2, prefill: Prefill | None = None
+) -> Iterator[object]:
+    """The first value comes before the first step, with the preparations."""
     model, benchmark = work.language_model, work.by_letter
     examples = work.train(benchmark)
-    num_steps = 2 * work.num_steps
+    num_steps = num_epochs * work.num_steps
     protocol = Protocol(
         placements=(placement,),
         num_steps=num_steps,
@@ -40,7 +42,8 @@ def steps(work: Workload, placement: str, num_seeds: int) -> Iterator[object]:
         curve_steps=tuple(range(num_steps)),
     )
     where = Placement(placement, model, benchmark, protocol)
-    return tune(Prefill(model), benchmark, where, examples, [example.answer for example in examples], protocol)
+    targets = [example.answer for example in examples]
+    return tune(prefill or Prefill(model), benchmark, where, examples, targets, protocol)
 
 
 def read_arguments(doc: str | None) -> argparse.Namespace:

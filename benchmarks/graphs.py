@@ -12,45 +12,26 @@ import sys
 import time
 
 import torch
-from cores import TUNINGS
+from cores import TUNINGS, steps
 from tuning import tuning_flops
 from workload import SHAPES, SYNTHETIC, Workload, wait
 
 from softprompt.meter import matrix_rate
 from softprompt.prefill import Prefill
-from softprompt.prompt import Placement
-from softprompt.protocol import Protocol
-from softprompt.tune import tune
 
 NUM_STEPS = 80
 NUM_LAUNCHED = 10
 
 
-def tuned(prefill: Prefill, work: Workload, placement: str, num_seeds: int, num_steps: int) -> list[tuple[float, bool]]:
-    """Of each step the seconds, and whether it recorded anything."""
-    benchmark, examples = work.by_letter, work.train(work.by_letter)
-    protocol = Protocol(
-        placements=(placement,),
-        num_steps=num_steps,
-        batch_size=work.batch_size,
-        num_train=len(examples),
-        seeds=tuple(range(num_seeds)),
-        curve_steps=(),
-    )
-    where = Placement(placement, prefill.model, benchmark, protocol)
-    found: list[tuple[float, bool]] = []
-    num_recorded, since = prefill.graphs.num_recorded, time.perf_counter()
-
-    def lap(_step: int) -> None:
-        nonlocal num_recorded, since
+def timed(prefill: Prefill, work: Workload, placement: str, num_seeds: int, num_steps: int) -> list[tuple[float, bool]]:
+    """Of each of the first steps of an epoch the seconds, and whether it recorded anything."""
+    found = []
+    running = steps(work, placement, num_seeds, num_epochs=1, prefill=prefill)
+    for _ in range(num_steps):
+        num_recorded, since = prefill.graphs.num_recorded, time.perf_counter()
+        next(running)
         wait(prefill.model.device)
-        now = time.perf_counter()
-        found.append((now - since, prefill.graphs.num_recorded > num_recorded))
-        num_recorded, since = prefill.graphs.num_recorded, now
-
-    targets = [example.answer for example in examples]
-    for _ in tune(prefill, benchmark, where, examples, targets, protocol, on_step=lap):
-        pass
+        found.append((time.perf_counter() - since, prefill.graphs.num_recorded > num_recorded))
     return found
 
 
@@ -72,7 +53,7 @@ def main() -> None:
         num_steps=NUM_STEPS,
     )
     model = work.language_model
-    tuned(Prefill(model), work, "prefix", 1, 2)  # whatever is loaded on first use
+    timed(Prefill(model), work, "prefix", 1, 2)  # whatever is loaded on first use
     rate = matrix_rate(model)
     print(f"{given.model} on {torch.cuda.get_device_name()}, {rate / 1e12:.0f} TFLOP/s")
     print("| tuning | launched, ms | replayed, ms | - share of the rate | 80 steps, s | shapes recorded |")
@@ -80,16 +61,16 @@ def main() -> None:
     for placement, num_seeds in TUNINGS:
         plain, prefill = Prefill(model), Prefill(model)
         plain.graphs.are_on = False
-        launched = statistics.median(seconds for seconds, _ in tuned(plain, work, placement, num_seeds, NUM_LAUNCHED))
-        steps = tuned(prefill, work, placement, num_seeds, NUM_STEPS)
-        replayed = statistics.median(seconds for seconds, has_recorded in steps if not has_recorded)
+        launched = statistics.median(seconds for seconds, _ in timed(plain, work, placement, num_seeds, NUM_LAUNCHED))
+        whole = timed(prefill, work, placement, num_seeds, NUM_STEPS)
+        replayed = statistics.median(seconds for seconds, has_recorded in whole if not has_recorded)
         flops = num_seeds * tuning_flops(work, model, work.by_letter, work.train(work.by_letter), placement) / NUM_STEPS
         cells = [
             f"{placement}, seeds: {num_seeds}",
             f"{1e3 * launched:.1f}",
             f"{1e3 * replayed:.1f}",
             f"{flops / replayed / rate:.1%}",
-            f"{sum(seconds for seconds, _ in steps):.2f}",
+            f"{sum(seconds for seconds, _ in whole):.2f}",
             str(prefill.graphs.num_recorded),
         ]
         print(f"| {' | '.join(cells)} |", flush=True)

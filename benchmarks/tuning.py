@@ -71,7 +71,7 @@ def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,
 def tune_peft(work: Workload) -> Measured:
     """Ten virtual tokens in front, started from the vocabulary; Trainer's own batches, padded to the longest row."""
     from peft import PromptTuningConfig, get_peft_model
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+    from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     model, benchmark = work.language_model, work.by_letter
     num_steps = work.peers_steps or work.num_steps
@@ -111,7 +111,9 @@ def tune_peft(work: Workload) -> Measured:
                 disable_tqdm=True,
             )
             collator = DataCollatorForSeq2Seq(model.tokenizer, padding=True)
-            Trainer(network, arguments, train_dataset=rows, data_collator=collator, callbacks=[Lap()]).train()
+            trainer = Trainer(network, arguments, train_dataset=rows, data_collator=collator, callbacks=[Lap()])
+            trainer.remove_callback(PrinterCallback)  # standard output is for the table
+            trainer.train()
 
     watch = Stopwatch(model.device)
     run(1, watch)  # to warm up; its memory counts, its lap does not

@@ -194,6 +194,8 @@ class Prefill:
             return
         affordable = self.max_bytes / 4 / self.model.pass_bytes(1, 0)
         num_left = min(affordable, most) - sum(map(len, heads))
+        if num_left < 0:
+            return  # the batch's own pass can be halved when memory runs out; here nothing can
         for head in (tuple(prompt.head.ids) for prompt in later):
             if head not in self._kept and head not in heads:
                 num_left -= len(head)

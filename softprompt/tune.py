@@ -32,7 +32,7 @@ TrainingRow = tuple[Prompt, list[int]]
 MAX_NORM = 1.0
 """Gradients are clipped to this norm, each seed's on its own."""
 
-MOST_BYTES_OF_A_CORE = 2e9
+TUNING_BYTES_OF_A_CORE = 2e9
 """Planned for a pass on a CPU: more than for answering, so that the default's three seeds of a model like SmolLM2 share
 one, whose weights are read twice."""
 
@@ -72,7 +72,7 @@ def tune(
         micro_batch: most rows of a pass; None for as many as fit into memory.
     """
     model = prefill.model
-    micro_batches = MicroBatches(model.devices, micro_batch, MOST_BYTES_OF_A_CORE)
+    micro_batches = MicroBatches(model.devices, micro_batch, TUNING_BYTES_OF_A_CORE)
     seeds = [torch.nn.Parameter(vectors_PD.clone()) for vectors_PD in placement.initial_vectors(protocol.seeds)]
     optimizer = torch.optim.AdamW(seeds, lr=protocol.learning_rate * model.embedding_rms, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, protocol))

@@ -1,6 +1,6 @@
 """Tuning passes recorded as CUDA graphs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,14 @@ def elsewhere(request: pytest.FixtureRequest, tiny_checkpoint: Path) -> Language
 
 
 @pytest.fixture
-def prefill(elsewhere: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Prefill]:
+def prefill(elsewhere: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> Prefill:
     """On a CPU its passes get the shapes that are to be recorded, and are run instead: a stand-in for a GPU."""
     prefill = Prefill(elsewhere)
     if elsewhere.device.type == "cpu":
         prefill.graphs.are_on = True
         monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
         monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda function, *_args, **_options: function)
-    yield prefill
-    assert prefill.graphs.are_on
+    return prefill
 
 
 @pytest.mark.parametrize("name", PLACEMENTS)
@@ -54,6 +53,7 @@ def test_gradients_equal_those_of_a_plain_loop(
         torch.testing.assert_close(found_SPD.cpu(), expected_SPD, rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(found_S.cpu(), expected_S, rtol=1e-3, atol=1e-5)
     assert prefill.graphs.num_recorded
+    assert prefill.graphs.are_on
 
 
 def test_what_cannot_be_recorded_is_run(
@@ -73,4 +73,3 @@ def test_what_cannot_be_recorded_is_run(
     first, second = (gradients(prefill.model, place, batch, quick_protocol, prefill=prefill) for _ in range(2))
     torch.testing.assert_close(first, second)
     assert not prefill.graphs.are_on
-    prefill.graphs.are_on = True
