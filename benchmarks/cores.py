@@ -10,7 +10,7 @@ One core, all cores sharing every operation, and all cores side by side take the
 import argparse
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from tuning import tuning_flops
@@ -46,13 +46,19 @@ def steps(
     return tune(prefill or Prefill(model), benchmark, where, examples, targets, protocol)
 
 
-def read_arguments(doc: str | None) -> argparse.Namespace:
-    """Of a script that times tuning steps."""
+def read_arguments(doc: str | None, only: Sequence[str] = ()) -> argparse.Namespace:
+    """Of a script that times tuning steps.
+
+    Args:
+        only: what `--only` may choose from.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a checkpoint, or a shape: world, 135m, ...")
     parser.add_argument("--benchmark", default="arc_easy", help=f"or {SYNTHETIC}")
     parser.add_argument("--mirror", help="folder laid out like the hub")
     parser.add_argument("--threads", type=int, default=2)
+    if only:
+        parser.add_argument("--only", nargs="+", choices=only, default=only)
     return parser.parse_args()
 
 

@@ -16,6 +16,7 @@ from softprompt.cache import Cache, open_locally, open_tokenizer
 from softprompt.checkpoints import Checkpoint
 from softprompt.errors import BadCheckpoint, BadStudy, SoftPromptError
 from softprompt.last_layer import LastMLP
+from softprompt.output_layer import OutputLayer
 from softprompt.protocol import Resources
 
 
@@ -45,6 +46,10 @@ class LanguageModel:
     @functools.cached_property
     def last_mlp(self) -> LastMLP:
         return LastMLP(self.network)
+
+    @functools.cached_property
+    def output_layer(self) -> OutputLayer:
+        return OutputLayer(self.network)
 
     @functools.cached_property
     def num_body_parameters(self) -> float:
@@ -93,6 +98,8 @@ class LanguageModel:
         at_work = 12 * width + 5 * inner
         per_position = num_layers * at_work if backward else num_layers * 2 * width + at_work
         per_logit = self.num_head_parameters / width * (size + 4 * (4 if backward else 2))  # softmax is in float32
+        if backward and self.output_layer.is_on:
+            per_logit = 0  # next to a position's
         return num_positions * per_position * size + num_logits * per_logit
 
     @functools.cached_property

@@ -133,10 +133,11 @@ def packing_rows(model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]])
         yield does_pack
 
 
-def answer_logits(
+def answer_outputs(
     prefill: Prefill, prompts: Sequence[Prompt], answers: Sequence[list[int]], vectors_SPD: Tensor
 ) -> Tensor:
-    """(L, V) logits for all tokens of all answers, one row's behind the other's; inside `packing_rows` only."""
+    """(L, X) logits for all tokens of all answers, one row's behind the other's, or what the network gives in their
+    place; inside `packing_rows` only."""
     model, graphs = prefill.model, prefill.graphs
     heads, head_of = distinct([prompt.head for prompt in prompts])
     tails = [prompt.tail for prompt in prompts]
@@ -213,6 +214,7 @@ def _proves_to_pack(model: LanguageModel) -> bool:
 @contextmanager
 def _looked_up(model: LanguageModel) -> Iterator[None]:
     """Inside the block the network finds our attention under the name that it looks up."""
+    _ = model.last_mlp, model.output_layer  # which are tried with the network's own attention
     own, configs = model.attention, (model.network.config, model.network.config.get_text_config())
     for config in configs:
         config._attn_implementation = NAME

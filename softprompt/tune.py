@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from softprompt import processes
@@ -20,7 +19,8 @@ from softprompt.cores import side_by_side
 from softprompt.loss import Loss, shared_tokens
 from softprompt.memory import MicroBatches
 from softprompt.models import LanguageModel
-from softprompt.packing import answer_logits, packing_rows
+from softprompt.output_layer import IGNORED
+from softprompt.packing import answer_outputs, packing_rows
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import Protocol
@@ -35,9 +35,6 @@ MAX_NORM = 1.0
 TUNING_BYTES_OF_A_CORE = 2e9
 """Planned for a pass on a CPU: more than for answering, so that the default's three seeds of a model like SmolLM2 share
 one, whose weights are read twice."""
-
-IGNORED = -100
-"""Label of a position that carries no loss."""
 
 
 @dataclass(frozen=True)
@@ -221,14 +218,15 @@ def answer_losses(
     Args:
         packed: whether the call is inside `packing_rows`, which said so.
     """
-    model, graphs = prefill.model, prefill.graphs
+    model, graphs, output_layer = prefill.model, prefill.graphs, prefill.model.output_layer
     length = graphs.room(max(len(answer) for _, answer in rows), 1)
     prompts, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
     answers_BA = torch.tensor([a + [IGNORED] * (length - len(a)) for a in answers], device=model.device)
     if packed:
         answers_L = torch.tensor([token for answer in answers for token in answer], device=model.device)
-        logits_LV = answer_logits(prefill, prompts, answers, vectors_SPD)
-        losses_L = F.cross_entropy(logits_LV.float(), answers_L, reduction="none")
+        with output_layer.left_out():
+            outputs_LX = answer_outputs(prefill, prompts, answers, vectors_SPD)
+        losses_L = output_layer.cross_entropies(outputs_LX, answers_L)
         return losses_L.new_zeros(answers_BA.shape).masked_scatter(answers_BA != IGNORED, losses_L)
     if prompts[0].cue_start:
         batch = truncated_batch(prefill, prompts, vectors_SPD, length - 1)
@@ -245,10 +243,9 @@ def answer_losses(
         cache = replace(batch.past, stacks=stacks).cache(len(rows)) if batch.past else batch.cache
         return model.forward(inputs_embeds=embeds_BTD, mask_BT=mask_BT, cache=cache, num_logits=length)[0]
 
-    if batch.past:
-        logits_BAV = graphs(length, run, embeds_BTD, mask_BT, *batch.past.stacks)
-    else:
-        logits_BAV = run(embeds_BTD, mask_BT)
-    return F.cross_entropy(
-        logits_BAV.float().flatten(0, 1), answers_BA.flatten(), ignore_index=IGNORED, reduction="none"
-    ).view(answers_BA.shape)
+    with output_layer.left_out():
+        if batch.past:
+            outputs_BAX = graphs(length, run, embeds_BTD, mask_BT, *batch.past.stacks)
+        else:
+            outputs_BAX = run(embeds_BTD, mask_BT)
+    return output_layer.cross_entropies(outputs_BAX.flatten(0, 1), answers_BA.flatten()).view(answers_BA.shape)
