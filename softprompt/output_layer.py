@@ -24,14 +24,17 @@ IGNORED = -100
 NEGLIGIBLE = 0.05
 """Of the logits' standard deviation: far above rounding in bfloat16."""
 
+LEAST_BYTES = 4e6
+"""Of the weights: fewer stay in a core's cache between two readings, and nothing is saved."""
+
 HUGE = 1e4
-"""Largest entry of a hidden state that no network's own leave as they are if they bend at all, as a soft cap does."""
+"""Largest entry of the states that are tried: what bends logits at all, as a soft cap does, bends these."""
 
 
 class OutputLayer:
     """A network's hook that hands out what the output layer is given in place of the logits it would make of it.
 
-    Off on GPUs, where logits are cheap; and where more than a product stands between the two, as a bias or a soft cap
+    Off on GPUs and where weights are few; and where more than a product stands between the two, as a bias or a soft cap
     does, which trying shows.
     """
 
@@ -42,6 +45,7 @@ class OutputLayer:
             isinstance(self._module, torch.nn.Linear)
             and self._module.bias is None
             and self._module.weight.device.type == "cpu"
+            and self._module.weight.nbytes >= LEAST_BYTES
         )
         if self.is_on:
             hooks = [
@@ -88,7 +92,7 @@ class OutputLayer:
 
     @torch.no_grad()
     def _is_only_a_product(self, network: Any) -> bool:
-        """Huge states, too, must come out as they are, or times what they are always multiplied by."""
+        """States that go the way of logits, and are made huge on it, must give the cross-entropies of logits."""
         ids_1T = torch.arange(8, device=network.get_input_embeddings().weight.device)[None]
         logits_LV = network(input_ids=ids_1T, use_cache=False).logits[0].float()
         targets_L = logits_LV.argmin(-1)

@@ -4,7 +4,7 @@ What the families differ in: where positions come from (rotary, learned, ALiBi, 
 embeddings, experts, narrow embeddings, a state instead of keys and values.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from plain_loops import (
 )
 from transformers import AutoTokenizer, PreTrainedConfig
 
+from softprompt import output_layer
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.decode import answer
 from softprompt.errors import BadCheckpoint
@@ -103,6 +104,14 @@ def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(POSITIONS_OF_A_PASS, "cpu", 32)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_output_layers() -> Iterator[None]:
+    """So that they, too, are read once for cross-entropies and gradients."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output_layer, "LEAST_BYTES", 0)
+        yield
+
+
 PLACEMENTS = pytest.mark.parametrize("placement", ["cue", "prefix"])
 
 
@@ -136,6 +145,11 @@ def test_rows_are_packed_wherever_a_network_looks_its_attention_up(model: Langua
     """Falcon's attention is code of its own; others with a name for theirs have a state as well."""
     is_named = model.attention == "sdpa" and model.network.config.model_type != "falcon"
     assert packs(model) == (is_named and not model.is_recurrent)
+
+
+def test_output_layers_are_read_once_where_they_are_only_a_product(model: LanguageModel) -> None:
+    """Gemma 2 caps its logits, GPT-J adds a bias."""
+    assert model.output_layer.is_on == (model.network.config.model_type not in ("gemma2", "gptj"))
 
 
 def test_prompts_that_share_solved_examples_get_the_same_outputs_and_scores_as_alone(

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
+from softprompt import output_layer
 from softprompt.models import LanguageModel
 from softprompt.output_layer import IGNORED
 
@@ -29,6 +30,11 @@ def language_model(config: transformers.PreTrainedConfig, dtype: torch.dtype = t
 def run(model: LanguageModel, embeds_BTD: Tensor) -> Tensor:
     mask_BT = torch.ones_like(IDS_BT)
     return model.forward(inputs_embeds=embeds_BTD, mask_BT=mask_BT, num_logits=IDS_BT.shape[1])[0]
+
+
+@pytest.fixture(autouse=True)
+def no_model_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_layer, "LEAST_BYTES", 0)
 
 
 @pytest.fixture
@@ -84,3 +90,8 @@ def test_it_is_left_out_where_it_is_only_a_product(config: Any, is_a_product: bo
     logits_NV = run(model, model.embed(IDS_BT)).flatten(0, 1)
     expected_N = F.cross_entropy(logits_NV, TARGETS_N, reduction="none", ignore_index=IGNORED)
     torch.testing.assert_close(found_N, expected_N, rtol=1e-5, atol=1e-5)
+
+
+def test_weights_that_a_cache_holds_are_read_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_layer, "LEAST_BYTES", VOCABULARY * WIDTH * 4 + 1)
+    assert not language_model(transformers.LlamaConfig(**SHAPE)).output_layer.is_on
