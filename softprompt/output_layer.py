@@ -74,7 +74,7 @@ class OutputLayer:
         """
         if not self.is_on:
             return F.cross_entropy(outputs_LX.float(), targets_L, ignore_index=IGNORED, reduction="none")
-        losses_L: Tensor = _CrossEntropies.apply(outputs_LX, self._module.weight, targets_L.clamp(min=0))
+        losses_L: Tensor = CrossEntropies.apply(outputs_LX, self._module.weight, targets_L.clamp(min=0))
         return losses_L.masked_fill(targets_L == IGNORED, 0)
 
     def _take(self, _module: Any, arguments: tuple[Tensor]) -> tuple[Tensor] | None:
@@ -108,7 +108,9 @@ class OutputLayer:
         return bool((found_L - expected_L).abs().max() <= NEGLIGIBLE * logits_LV.std())
 
 
-class _CrossEntropies(torch.autograd.Function):
+class CrossEntropies(torch.autograd.Function):
+    """(L,) in float32 of hidden states (L, D), weights (V, D), which get no gradient, and targets (L,)."""
+
     @staticmethod
     def forward(ctx: Any, hidden_LD: Tensor, weight_VD: Tensor, targets_L: Tensor) -> Tensor:
         num_parts = math.gcd(len(weight_VD), torch.get_num_threads())
