@@ -66,6 +66,10 @@ class OutputLayer:
         finally:
             self._pass.factor = None
 
+    def logits(self, outputs_LX: Tensor) -> Tensor:
+        """(L, V) of what passes inside `left_out` gave: hidden states (L, D), or logits already if this is off."""
+        return self._module(outputs_LX) if self.is_on else outputs_LX
+
     def cross_entropies(self, outputs_LX: Tensor, targets_L: Tensor) -> Tensor:
         """(L,) in nats, float32, 0 where the target is `IGNORED`.
 

@@ -214,7 +214,6 @@ def _proves_to_pack(model: LanguageModel) -> bool:
 @contextmanager
 def _looked_up(model: LanguageModel) -> Iterator[None]:
     """Inside the block the network finds our attention under the name that it looks up."""
-    _ = model.last_mlp, model.output_layer  # which are tried with the network's own attention
     own, configs = model.attention, (model.network.config, model.network.config.get_text_config())
     for config in configs:
         config._attn_implementation = NAME

@@ -71,6 +71,7 @@ class Prefill:
         self.model = model
         self.meter = meter or Meter()
         self.graphs = Graphs(model)
+        _ = model.output_layer  # tried here, before several cores do it at once
         self.max_bytes = SHARE_OF_MEMORY * free_bytes(model.devices) if max_bytes is None else max_bytes
         self._kept: OrderedDict[Head, KeysAndValues] = OrderedDict()
         self.num_bytes = 0
@@ -104,11 +105,12 @@ class Prefill:
         """In passes of like length, which a batch that is padded to its longest prompt cannot have."""
         wholes = [tuple(prompt.ids) for prompt in prompts]
         found = self._read(wholes)
+        self.meter.count(self.model, 0, len(wholes))
         with self._lock:
             for prompt, whole in zip(prompts, wholes, strict=True):
                 self._keep(tuple(prompt.head.ids), found[whole][0].first(prompt.num_head))
         return Reading(
-            torch.stack([found[whole][1] for whole in wholes]),
+            self.model.output_layer.logits(torch.stack([found[whole][1] for whole in wholes])),
             self._padded(([1] * len(whole) for whole in wholes), 0),
             KeysAndValues.padded([found[whole][0] for whole in wholes]).cache(len(wholes)),
         )
@@ -177,7 +179,8 @@ class Prefill:
             return past.cache(len(heads)), self._padded(([1] * len(head) for head in heads), 0, length), past
         embeds_ATD, mask_AT = self.embed_prompts(alike, vectors_SPD)
         self.meter.count(self.model, sum(map(len, alike)), 0, backward=embeds_ATD.requires_grad)
-        _, cache = self.model.forward(inputs_embeds=embeds_ATD, mask_BT=mask_AT, cache=DynamicCache(), num_logits=1)
+        with self.model.output_layer.left_out():
+            _, cache = self.model.forward(inputs_embeds=embeds_ATD, mask_BT=mask_AT, cache=DynamicCache(), num_logits=1)
         rows_B = torch.tensor(places, device=self.model.device)
         layers = [(_rows(layer.keys, rows_B), _rows(layer.values, rows_B)) for layer in cache.layers]
         return DynamicCache(layers), mask_AT[rows_B], None
@@ -221,7 +224,7 @@ class Prefill:
         return [found[head] for head in heads]
 
     def _read(self, heads: Sequence[Head]) -> dict[Head, tuple[KeysAndValues, Tensor]]:
-        """Keys and values, and the logits (V) at the end."""
+        """Keys and values, and at the end (X) what the output layer makes logits of."""
         beginning = self._beginning(heads)
         first = self._keys_and_values([beginning])[0] if beginning else None
         heads = sorted(heads, key=len)  # short ones on one core, long ones on another: little padding
@@ -250,18 +253,19 @@ class Prefill:
         num_first = first.num_positions if first else 0
         for group in passes(heads, self.model.device):
             tails = [head[num_first:] for head in group]
-            self.meter.count(self.model, sum(map(len, tails)), len(tails))
+            self.meter.count(self.model, sum(map(len, tails)), 0)
             mask_BT = self._padded(([1] * len(tail) for tail in tails), 0)
-            logits_B1V, cache = self.model.forward(
-                input_ids=self._padded(tails, 0),
-                mask_BT=torch.cat([mask_BT.new_ones(len(group), num_first), mask_BT], dim=1),
-                cache=first.cache(len(group)) if first else DynamicCache(),
-                num_logits=1,
-            )
+            with self.model.output_layer.left_out():
+                outputs_B1X, cache = self.model.forward(
+                    input_ids=self._padded(tails, 0),
+                    mask_BT=torch.cat([mask_BT.new_ones(len(group), num_first), mask_BT], dim=1),
+                    cache=first.cache(len(group)) if first else DynamicCache(),
+                    num_logits=1,
+                )
             read = KeysAndValues.of(cache)
             del cache  # a pass's keys and values are large, and the copies of its rows are still to come
             for row, (head, tail) in enumerate(zip(group, tails, strict=True)):
-                found[head] = read.row(row, num_first, len(tail)), logits_B1V[row, 0]
+                found[head] = read.row(row, num_first, len(tail)), outputs_B1X[row, 0]
         return found
 
     def _keep(self, head: Head, kv: KeysAndValues) -> None:
