@@ -8,13 +8,14 @@
 ways take the same steps in turns in one process.
 """
 
+import copy
 import statistics
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 from cores import TUNINGS, read_arguments, steps
-from torch import Tensor
 from workload import Workload
 
 from softprompt.output_layer import OutputLayer
@@ -26,24 +27,18 @@ class WholeLayer:
     only = staticmethod(nullcontext)
 
 
-class Logits:
-    """Stands for `OutputLayer` and leaves logits where they are."""
-
-    is_on = False
-    left_out = staticmethod(nullcontext)
-
-    def logits(self, outputs_LX: Tensor) -> Tensor:
-        return outputs_LX
-
-    def cross_entropies(self, outputs_LX: Tensor, targets_L: Tensor) -> Tensor:
-        return OutputLayer.cross_entropies(self, outputs_LX, targets_L)  # type: ignore[arg-type]
+def switched_off(hook: OutputLayer) -> OutputLayer:
+    off = copy.copy(hook)
+    off.is_on = False
+    return off
 
 
-STAND_INS: dict[str, Any] = {"last_mlp": WholeLayer(), "output_layer": Logits()}
+WITHOUT: dict[str, Callable[[Any], Any]] = {"last_mlp": lambda _: WholeLayer(), "output_layer": switched_off}
+"""What takes the place of each hook."""
 
 
 def main() -> None:
-    arguments = read_arguments(__doc__, only=tuple(STAND_INS))
+    arguments = read_arguments(__doc__, only=tuple(WITHOUT))
     work = Workload(
         model=arguments.model,
         benchmark=arguments.benchmark,
@@ -53,7 +48,7 @@ def main() -> None:
     model = work.language_model
     print("| hook | tuning | without, s | with, s | without / with |\n| --- | --- | --- | --- | --- |")
     for hook in arguments.only:
-        ways: dict[str, Any] = {"without": STAND_INS[hook], "with": getattr(model, hook)}
+        ways: dict[str, Any] = {"without": WITHOUT[hook](getattr(model, hook)), "with": getattr(model, hook)}
         for placement, num_seeds in TUNINGS:
             running = {way: steps(work, placement, num_seeds) for way in ways}
             seconds: dict[str, list[float]] = {way: [] for way in ways}
