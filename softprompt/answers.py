@@ -8,13 +8,15 @@ import functools
 import json
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Protocol
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_VERB_OR_LINK = "is|was|and|or|because|since|as|but|not|that|would|will|can|has|in|for|to|if"
+"""What follows the letter A and, but in rare sentences, no article."""
 _PUNCTUATION = frozenset(string.punctuation + "‘’´`")
 
 
@@ -43,9 +45,14 @@ class Grammar(Protocol):
     def is_right(self, answer: str | None, item: Item) -> bool: ...
 
 
+def spaced(text: str) -> str:
+    """Fold white space, so that 'New  York ' equals 'New York'."""
+    return " ".join(text.split())
+
+
 def fold(text: str) -> str:
     """Fold case and white space, so that 'New  York ' equals 'new york'."""
-    return " ".join(text.casefold().split())
+    return spaced(text.casefold())
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,8 @@ class Letter:
     def lenient(self, output: str, item: Item) -> str | None:
         """The letter after 'answer is', else the first capital that stands alone; the article in 'A plant' is none."""
         letters = "".join(item.options)
-        alone = rf"(?<![\w'])([{letters}])(?![\w'])(?!(?<=A) [a-z])"
+        article = rf"(?<=A) (?!(?:{_VERB_OR_LINK})\b)[a-z]"
+        alone = rf"(?<![\w'])([{letters}])(?![\w'])(?!{article})"
         stated = re.search(rf"(?i:answer(?: is)?:?)\s*(?i:\(([{letters}])\)|(?-i:{alone}))", output)
         found = stated or re.search(alone, output)
         return next(group for group in found.groups() if group).upper() if found else None
@@ -72,26 +80,30 @@ class Letter:
 
 @dataclass(frozen=True)
 class OptionInWords:
-    """The text of one of the item's options and nothing else: 'oxygen'."""
+    """The text of one of the item's options and nothing else: 'oxygen'. Case counts only where nothing else tells two
+    options apart: 'Bb' and 'bb'."""
 
     instruction = "Answer with the right option in its own words and nothing else."
 
     def strict(self, output: str, item: Item) -> str | None:
-        answer = fold(output)
-        return next((option for option in item.options if fold(option) == answer), None)
+        read = _reading(item)
+        answer = read(output)
+        return next((option for option in item.options if read(option) == answer), None)
 
     def lenient(self, output: str, item: Item) -> str | None:
         """The option mentioned first as whole words; of two that start together, the longer."""
-        text = fold(output)
+        read = _reading(item)
+        text = read(output)
         found = []
         for option in item.options:
-            match = re.search(rf"(?<!\w){re.escape(fold(option))}(?!\w)", text)
+            match = re.search(rf"(?<!\w){re.escape(read(option))}(?!\w)", text)
             if match:
                 found.append((match.start(), -len(option), option))
         return min(found)[2] if found else None
 
     def is_right(self, answer: str | None, item: Item) -> bool:
-        return answer is not None and fold(answer) in map(fold, item.golds)
+        read = _reading(item)
+        return answer is not None and read(answer) in map(read, item.golds)
 
 
 @dataclass(frozen=True)
@@ -214,13 +226,13 @@ def normalised(text: str) -> str:
 
     A text of which nothing would be left ('The The', '?!') is folded only.
     """
-    spaced = "".join(" " if character in _PUNCTUATION else character for character in text.lower())
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", spaced).split()) or fold(text)
+    words = "".join(" " if character in _PUNCTUATION else character for character in text.lower())
+    return spaced(re.sub(r"\b(a|an|the)\b", " ", words)) or fold(text)
 
 
-def first_option(options: Sequence[str], gold: str) -> int | None:
-    """Index of `gold` among `options` after folding, or None."""
-    return next((index for index, option in enumerate(options) if fold(option) == fold(gold)), None)
+def _reading(item: Item) -> Callable[[str], str]:
+    """How texts are compared with the item's options: folded, unless that makes two of them one."""
+    return fold if len(set(map(fold, item.options))) == len(set(map(spaced, item.options))) else spaced
 
 
 def _value(text: str) -> Decimal | None:

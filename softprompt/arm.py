@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from softprompt.conditions import Condition
 from softprompt.diagnosis import Diagnosis, diagnose
 from softprompt.metrics import Estimate, average
 from softprompt.protocol import Protocol
@@ -70,13 +71,17 @@ class Arm:
         }
 
 
+IN_WORDS = ("num_shots", "num_train", "num_test", "chat")
+"""Settings that decide what conditions in words alone show."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One condition of an arm, for a table of arms beside one another."""
 
     arm: str
-    """Empty for a condition in words alone, which the arms share."""
-    condition: str
+    """Empty where the arms share it."""
+    condition: Condition
     ranking: Ranking
     format_following: Estimate | None
     """Mean over all results at the ranked step."""
@@ -87,18 +92,20 @@ class Row:
 
 
 def side_by_side(arms: Sequence[Arm]) -> list[Row]:
-    """A row for each condition with vectors of each arm, and for those in words alone of the first."""
-    return [
-        Row(
-            arm=arm.name if condition.placement else "",
-            condition=condition.name,
-            ranking=arm.by_condition[condition.name],
-            format_following=average(r.metrics[condition.name]["format_following"] for r in arm.latest),
-        )
-        for number, arm in enumerate(arms)
-        for condition in arm.protocol.planned
-        if condition.placement or not number
-    ]
+    """A row for each condition of each arm. Arms that ask alike without vectors, at the same step, share those."""
+    are_alike = len({(arm.ranking.step, *(getattr(arm.protocol, name) for name in IN_WORDS)) for arm in arms}) == 1
+    rows: dict[tuple[str, str], Row] = {}
+    for arm in arms:
+        for condition in arm.protocol.planned:
+            name = "" if are_alike and not condition.placement else arm.name
+            row = Row(
+                arm=name,
+                condition=condition,
+                ranking=arm.by_condition[condition.name],
+                format_following=average(r.metrics[condition.name]["format_following"] for r in arm.latest),
+            )
+            rows.setdefault((name, condition.name), row)
+    return list(rows.values())
 
 
 def own_settings(arm: Arm, arms: Sequence[Arm]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ a shared lock on it, whoever fills or removes one an exclusive lock; the kernel 
 """
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -17,7 +18,9 @@ from typing import Self
 
 from softprompt.bucket import DISK_FULL, Bucket
 from softprompt.checkpoints import Checkpoint
+from softprompt.completeness import list_files, tokenizer_files
 from softprompt.errors import CacheUnavailable
+from softprompt.fingerprints import fingerprint
 from softprompt.sources import CheckpointFiles, Source, TokenizerFiles, overwritten
 
 FOLDER_VARIABLE = "SOFTPROMPT_CACHE"
@@ -63,6 +66,15 @@ def open_tokenizer(place: str, cache: "Cache | None" = None) -> Iterator[str]:
         return
     with (cache or Cache()).open(TokenizerFiles.at(place)) as folder:
         yield str(folder)
+
+
+def tokenizer_fingerprint(place: str, cache: "Cache | None" = None) -> str:
+    """Of a tokenizer's files, wherever they lie; a name on the hub stands for itself. Raises as `open_tokenizer`."""
+    with open_tokenizer(place, cache) as found:
+        if not (folder := Path(found)).is_dir():
+            return place
+        names = tokenizer_files(list_files(Bucket(found), ""))
+        return fingerprint({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
 
 
 def default_folder() -> Path:

@@ -41,7 +41,7 @@ def with_instruction(benchmark: Benchmark) -> Benchmark:
 
 def learned_task(conditions: Sequence[Condition], outcomes: Sequence[Outcome]) -> dict[str, dict[str, Estimate]]:
     """By placement and format-free metric: how much better true answers do than shuffled ones or the plain prompt,
-    whichever is less; see `metrics.difference`. Empty where no answers were shuffled.
+    whichever is less sure, which is the lower limit; see `metrics.difference`. Empty where no answers were shuffled.
 
     Shuffled answers alone are no measure of it: they teach the format, and that answers have nothing to do with the
     question; a model may unlearn by them what it knew. Nor is the plain prompt, which lacks the format.
@@ -55,7 +55,7 @@ def learned_task(conditions: Sequence[Condition], outcomes: Sequence[Outcome]) -
             others = (by_condition[name] for name in (condition.name, Condition().name))
             over_shuffled, over_plain = (difference(by_condition[condition.placement], other) for other in others)
             found[condition.placement] = {
-                metric: min(excess, over_plain[metric], key=lambda estimate: estimate.value)
+                metric: min(excess, over_plain[metric], key=lambda estimate: estimate.low)
                 for metric, excess in over_shuffled.items()
             }
     return found

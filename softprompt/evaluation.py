@@ -4,7 +4,7 @@ import functools
 import math
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import transformers
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from softprompt import benchmarks, processes
 from softprompt.benchmarks import Benchmark, Example, Rows
-from softprompt.cache import Cache
+from softprompt.cache import Cache, tokenizer_fingerprint
 from softprompt.chat import answer_ids
 from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.conditions import Condition
@@ -65,6 +65,8 @@ def evaluate(
         benchmark = benchmarks.get(benchmark)
     if isinstance(checkpoint, str):
         checkpoint = open_checkpoint(checkpoint)
+    if tokenizer:
+        benchmark = replace(benchmark, tokenizer=tokenizer_fingerprint(tokenizer, cache))
     meter = Meter()
     with meter("load"):
         rows = rows or benchmarks.load(benchmark, mirror)
@@ -94,6 +96,7 @@ def evaluate(
             "checkpoint_fingerprint": checkpoint.fingerprint,
             "benchmark_fingerprint": benchmark.fingerprint,
             "protocol_fingerprint": protocol.fingerprint,
+            "tokenizer": tokenizer or "the checkpoint's own",
             "num_train": len(train),
             "num_test": len(test),
             "num_contaminated": rows.num_contaminated,

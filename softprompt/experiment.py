@@ -6,14 +6,14 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
 from softprompt import benchmarks as registry
 from softprompt.arm import Arm
 from softprompt.benchmarks import Benchmark, Rows
-from softprompt.cache import Cache
+from softprompt.cache import Cache, tokenizer_fingerprint
 from softprompt.checkpoints import Checkpoint, discover
 from softprompt.errors import SoftPromptError
 from softprompt.files import temporary_folder
@@ -82,8 +82,10 @@ class Experiment:
 
     def jobs(self, checkpoints: Iterable[Checkpoint]) -> Iterator[tuple[str, Job]]:
         """With their arms' names; a checkpoint's jobs follow one another, so that it is loaded once."""
+        tokenizer = tokenizer_fingerprint(self.tokenizer, self.cache) if self.tokenizer else ""
+        read = [replace(benchmark, tokenizer=tokenizer) for benchmark in self.benchmarks]
         for checkpoint in checkpoints:
-            for benchmark in self.benchmarks:
+            for benchmark in read:
                 for arm, protocol in self.arms.items():
                     yield arm, Job(checkpoint, benchmark, protocol)
 

@@ -126,8 +126,9 @@ def chance_centred(accuracy: float, chance: float) -> float:
 
 
 def is_saturated(values: Sequence[float]) -> bool:
-    """Whether a tuning curve has stopped rising. Errs towards the warning: noise may put the light out, too."""
-    return len(values) < 2 or values[-1] - values[-2] <= SATURATION_TOLERANCE
+    """Whether a tuning curve, two points or more, has stopped rising. Errs towards the warning: noise may put the light
+    out, too."""
+    return values[-1] - values[-2] <= SATURATION_TOLERANCE
 
 
 def per_item(outcomes: Iterable[Outcome], value: Callable[[Outcome], float]) -> dict[str, float]:

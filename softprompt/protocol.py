@@ -110,10 +110,14 @@ class Protocol(FromDict):
             self.curve_steps,
             "rising step numbers from 0",
         )
+        # However they were written, equal protocols have one fingerprint.
+        for name in ("learning_rate", "unknown_share"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "controls", tuple(name for name in CONTROLS if name in self.controls))
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint({"protocol": 5, **self.to_dict()})
+        return fingerprint({"protocol": 6, **self.to_dict()})
 
     @property
     def headline(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from softprompt import controls, statistics
 from softprompt.errors import BadStudy
 from softprompt.result import Result
-from softprompt.scores import Scores, score
+from softprompt.scores import Scores, by_place, score
 
 FORMAT_LEARNED = 0.95
 """Below this share of outputs in the right format, `accuracy` still measures format."""
@@ -162,7 +162,8 @@ def rank(
     `softprompt.statistics`.
 
     Raises:
-        BadStudy: there are no results, they are of several protocols, or variants were given different items.
+        BadStudy: there are no results, they are of several protocols or versions of a benchmark, there are two of one
+            variant on one benchmark, or variants were given different items.
     """
     fingerprints = {result.protocol.fingerprint for result in results}
     if len(fingerprints) != 1:
@@ -175,7 +176,7 @@ def rank(
     condition = condition or results[0].headline
     steps = matched_steps(results, benchmarks)
     step = steps[-1] if step is None else step
-    found = {(r.variant, r.benchmark): r for r in results if r.step == step and condition in r.metrics}
+    found = by_place(r for r in results if r.step == step and condition in r.metrics)
     variants = sorted({result.variant for result in results}.union(variants))
     missing = {v: tuple(b for b in benchmarks if (v, b) not in found) for v in variants}
     complete = [v for v in variants if not missing[v]]

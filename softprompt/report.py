@@ -89,9 +89,9 @@ def _side_by_side(arms: Sequence[Arm], looks: Mapping[str, Look], truth: Truth) 
     rows = side_by_side(arms)
     placements = {placement for arm in arms for placement in arm.protocol.placements}
     drawn = {
-        f"{row.arm}\n{row.condition}".strip(): row.ranking
+        f"{row.arm}\n{row.condition.name}".strip(): row.ranking
         for row in rows
-        if not row.arm or row.condition in placements  # controls have their place in the table
+        if not row.condition.placement or row.condition.name in placements  # controls have their place in the table
     }
     return {
         "rows": rows,

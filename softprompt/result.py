@@ -75,7 +75,7 @@ class Result:
     (`prefix_caching`; false if some had to be read whole)."""
     learned_task: dict[str, dict[str, Estimate]] = field(default_factory=dict)
     """Placement -> format-free metric -> how much better true answers did than shuffled ones or the plain prompt,
-    whichever is less; see `softprompt.controls`. Empty without the control `shuffled`."""
+    whichever is less sure; see `softprompt.controls`. Empty without the control `shuffled`."""
     outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
     vectors: "dict[str, np.ndarray]" = field(default_factory=dict, repr=False)
     """Condition that vectors are tuned for -> the vectors, (seed, vector, width), float32."""
@@ -85,9 +85,9 @@ class Result:
         return "diverged" if any(self.diverged.values()) else "ok"
 
     def saturated(self, placement: str, metric: str) -> bool | None:
-        """Has the tuning curve of `metric` stopped rising? None where it was not measured."""
+        """Has the tuning curve of `metric` stopped rising? None where it was measured less than twice."""
         values = [p.metrics[metric].value for p in self.curves.get(placement, ()) if metric in p.metrics]
-        return is_saturated(values) if values else None
+        return is_saturated(values) if len(values) > 1 else None
 
     def loss_of_recall(self, placement: str) -> str | None:
         """What a tuning may have cost, in words: fewer right answers, format aside, than the plain prompt gives.

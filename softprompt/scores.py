@@ -56,9 +56,9 @@ def score(results: Iterable[Result], benchmarks: Sequence[str], condition: str) 
     """Scores under `condition`. `results` are of one step and protocol, one for each variant and benchmark.
 
     Raises:
-        BadStudy: a variant lacks a benchmark or the condition, or variants were given different items.
+        BadStudy: a variant lacks a benchmark or the condition, or variants were given different items; see `by_place`.
     """
-    found = {(r.variant, r.benchmark): r for r in results}
+    found = by_place(results)
     variants = tuple(sorted({variant for variant, _ in found}))
     means, drawn, num_items = [], [], 0
     for stream, benchmark in enumerate(benchmarks):
@@ -76,6 +76,29 @@ def score(results: Iterable[Result], benchmarks: Sequence[str], condition: str) 
         means_BV=np.array(means),
         drawn_BRV=np.array(drawn),
     )
+
+
+def by_place(results: Iterable[Result]) -> dict[tuple[str, str], Result]:
+    """Results of one step and protocol by variant and benchmark.
+
+    Raises:
+        BadStudy: there are several for one place, or several versions of a benchmark.
+    """
+    found: dict[tuple[str, str], Result] = {}
+    versions: dict[str, str] = {}
+    for result in results:
+        if found.setdefault((result.variant, result.benchmark), result).job_key != result.job_key:
+            raise BadStudy(
+                f"Found two results of {result.variant} on {result.benchmark} at step {result.step}, of different "
+                "weights or versions of the benchmark; expected one. Leave out the older one."
+            )
+        version = result.provenance.get("benchmark_fingerprint", "")
+        if versions.setdefault(result.benchmark, version) != version:
+            raise BadStudy(
+                f"Found results of several versions of {result.benchmark}, expected those of one; scores of different "
+                "versions are never compared. Evaluate all variants on the same one."
+            )
+    return found
 
 
 def agreement(scores: Scores, target: "Scores | Mapping[str, float]") -> Agreement:

@@ -1,14 +1,14 @@
 """A study: what a team writes once, in one small TOML file."""
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from softprompt import benchmarks, suites
 from softprompt.benchmarks import Benchmark
-from softprompt.cache import DEFAULT_GB, Cache
+from softprompt.cache import DEFAULT_GB, Cache, tokenizer_fingerprint
 from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.errors import BadStudy
 from softprompt.layout import Layout
@@ -115,8 +115,8 @@ class Study:
         )
 
     def benchmark(self, name: str) -> Benchmark:
-        """One of the study's own; its file is read once."""
-        return self._declared[name]
+        """One of the study's own, as its tokenizer reads it; files are read once."""
+        return self._as_read[name]
 
     def locate(self, uri: str) -> Checkpoint:
         """A checkpoint by its URI; variant and step come from the layout if it lies in the study's bucket."""
@@ -127,6 +127,11 @@ class Study:
     @cached_property
     def _declared(self) -> dict[str, Benchmark]:
         return {name: benchmarks.get(name, self.benchmark_folder) for name in self.benchmarks}
+
+    @cached_property
+    def _as_read(self) -> dict[str, Benchmark]:
+        tokenizer = tokenizer_fingerprint(self.tokenizer, self.cache) if self.tokenizer else ""
+        return {name: replace(benchmark, tokenizer=tokenizer) for name, benchmark in self._declared.items()}
 
     @property
     def cache(self) -> Cache:

@@ -15,6 +15,8 @@ from softprompt.result import Result
 
 screen, errors = Console(), Console(stderr=True)
 WIDTH_IN_A_NOTEBOOK = 150
+LIGHTS = {True: "[green]saturated[/]", False: "[yellow]still rising[/]", None: "[dim]measured once[/]"}
+"""Of a tuning curve; see `Result.saturated`."""
 
 
 def show_checks(checks: Sequence[Check]) -> None:
@@ -75,14 +77,8 @@ def curve_table(result: Result) -> Table:
                 for name in ("format_following", "accuracy", "knowledge_accuracy")
             ]
             table.add_row(placement, str(point.step), f"{point.loss:.2f}", *cells)
-        lights = {name: result.saturated(placement, name) for name in ("format_following", "accuracy")}
-        table.add_row(
-            "",
-            "",
-            "",
-            *("[green]saturated[/]" if light else "[yellow]still rising[/]" for light in lights.values()),
-            "",
-        )
+        lights = [result.saturated(placement, name) for name in ("format_following", "accuracy")]
+        table.add_row("", "", "", *(LIGHTS[light] for light in lights), "")
         table.add_section()
     return table
 
@@ -116,7 +112,7 @@ def arms_table(arms: Sequence[Arm]) -> Table:
     for row in side_by_side(arms):
         cells = [f"{row.ranking.scores[v]:.3f}" if v in row.ranking.scores else "[dim]-[/]" for v in variants]
         table.add_row(
-            row.arm, row.condition, *cells, f"{row.format_following.value:.3f}" if row.format_following else ""
+            row.arm, row.condition.name, *cells, f"{row.format_following.value:.3f}" if row.format_following else ""
         )
     took = [f"{arm.name}: step {arm.ranking.step}, {arm.seconds_per_job:.1f} s a job" for arm in arms]
     table.caption = "; ".join(took)

@@ -11,7 +11,6 @@ from softprompt.answers import (
     ReasonedNumber,
     ShortText,
     Word,
-    first_option,
     normalised,
 )
 from softprompt.benchmarks import Example, get
@@ -45,6 +44,10 @@ COMMAND = Example(
         ("Bed", None, None),  # a letter inside a word
         ("DNA", None, None),
         ("It's the D'Arcy one", None, None),
+        ("The answer is A because B is too small.", None, "A"),
+        ("Option A is correct, B is not.", None, "A"),
+        ("I choose A and not B", None, "A"),
+        ("A is correct.", None, "A"),
     ],
 )
 def test_a_letter_stands_alone(output: str, strict: str | None, lenient: str | None) -> None:
@@ -76,6 +79,17 @@ def test_the_article_a_is_no_letter(output: str) -> None:
 def test_an_option_in_words_is_found_as_whole_words(output: str, strict: str | None, lenient: str | None) -> None:
     assert OptionInWords().strict(output, WORDS) == strict
     assert OptionInWords().lenient(output, WORDS) == lenient
+
+
+def test_case_counts_where_nothing_else_tells_options_apart() -> None:
+    genes = Example(question="?", answer="Bb", golds=("Bb",), options=("BB", "Bb", "bb"))
+    grammar = OptionInWords()
+    for output in ("BB", "bb"):
+        assert grammar.strict(output, genes) == grammar.lenient(f"It is {output}.", genes) == output
+        assert not grammar.is_right(output, genes)
+    assert grammar.strict(" Bb", genes) == "Bb"
+    assert grammar.is_right("Bb", genes)
+    assert grammar.strict("bB", genes) is None
 
 
 @pytest.mark.parametrize(
@@ -234,8 +248,3 @@ def test_the_right_answer_may_be_written_in_several_ways(
 )
 def test_no_answer_is_never_right(grammar: Grammar) -> None:
     assert not grammar.is_right(None, NUMBER)
-
-
-def test_an_option_is_looked_up_after_folding() -> None:
-    assert first_option(WORDS.options, "new mexico") == 1
-    assert first_option(WORDS.options, "Chile") is None

@@ -193,6 +193,11 @@ def test_learned_task_worked_by_hand() -> None:
         "true answers beat shuffled ones and the plain prompt by +0.500 gold_bits_per_byte (+0.500 to +0.500): so much "
         "at most is learned task"
     )
+    # Five items ahead of the plain prompt, eight ahead of shuffled answers and two behind: more, and less sure.
+    others = [*outcomes("zero_shot", "1" * 13 + "0" * 7, 12), *outcomes("cue_shuffled", "1" * 10 + "0" * 8 + "11", 8)]
+    (excess,) = learned_task(conditions, [*outcomes("cue", "1" * 18 + "00", 6), *others]).values()
+    assert excess["choice_accuracy"].value == pytest.approx(0.3)
+    assert excess["choice_accuracy"].low == pytest.approx(0.3 - 1.96 * (0.41 / 19) ** 0.5, abs=1e-3)
     assert learned_task([Condition("cue")], []) == {}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -96,6 +97,22 @@ def test_without_arms_the_protocol_is_the_only_one(tmp_path: Path) -> None:
     assert dict(Experiment.of(declared).arms) == {"toy": declared.protocol}
 
 
+def test_another_tokenizer_makes_another_job(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    places = [tmp_path / name for name in ("first", "copy", "other")]
+    for place in places:
+        shutil.copytree(tiny_checkpoint, place, ignore=shutil.ignore_patterns("*.safetensors"))
+    (places[2] / "chat_template.jinja").write_text("{{ messages }}")
+    study = Study.read(make_study(tmp_path, tiny_checkpoint, ("A",), tracked=False))
+    keys = []
+    for tokenizer in (None, *map(str, places)):
+        ((_, job), *_) = Experiment.of(replace(study, tokenizer=tokenizer)).jobs(checkpoints_of(study))
+        keys.append(job.key)
+        if tokenizer == str(places[1]):
+            assert Experiment.of(replace(study, tokenizer=tokenizer)).result(job, lambda *_: None).job_key == job.key
+    assert keys[1] == keys[2]
+    assert len(set(keys)) == 3
+
+
 @pytest.mark.parametrize(
     ("arms", "sentence"),
     [
@@ -120,10 +137,14 @@ def test_arms_stand_beside_one_another_and_share_no_curve(tmp_path: Path) -> Non
         {"num_steps": 20, "learning_rate": 0.3},
         {"num_steps": 40, "learning_rate": 1.0},
     ]
-    assert [(row.arm, row.condition) for row in side_by_side(arms)] == [
+    assert [(row.arm, row.condition.name) for row in side_by_side(arms)] == [
         ("", "zero_shot"),
         ("", "few_shot"),
         *((arm, condition) for arm in ("slow", "fast") for condition in ("cue", "prefix")),
+    ]
+    chat = Arm.of("chat", [replace(r, protocol=replace(PROTOCOL, chat=True)) for r in results], BENCHMARKS)
+    assert [(row.arm, row.condition.name) for row in side_by_side([arms[0], chat])] == [
+        (arm, condition) for arm in ("slow", "chat") for condition in ("zero_shot", "few_shot", "cue", "prefix")
     ]
     truth = {"dense": {100: 0.9}, "moe": {100: 0.6}}
     page = Page(write_report(arms, tmp_path / "study.html", title="Rates", truth=truth))

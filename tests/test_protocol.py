@@ -48,6 +48,14 @@ def test_a_protocol_read_back_has_the_same_identity() -> None:
     assert Protocol.from_dict({"seeds": [0, 1, 2]}).fingerprint == Protocol().fingerprint
 
 
+def test_equal_protocols_have_one_identity_however_they_are_written() -> None:
+    controls = ["shuffled", "untuned"]
+    written = ({"unknown_share": 0, "controls": controls}, {"unknown_share": 0.0, "controls": controls[::-1]})
+    first, second = map(Protocol.from_dict, written)
+    assert first == second
+    assert first.fingerprint == second.fingerprint
+
+
 @pytest.mark.parametrize("kind", [Protocol, Resources])
 def test_an_unknown_setting_is_named(kind: type[Protocol] | type[Resources]) -> None:
     with pytest.raises(BadStudy, match=f"{kind.__name__} has no setting 'num_step'; it has .*"):

@@ -163,6 +163,18 @@ def test_scores_of_different_protocols_are_refused() -> None:
         rank(results, ["cloze"])
 
 
+def test_results_of_different_versions_of_a_benchmark_are_refused() -> None:
+    first, second = (result(v, "cloze", "10", provenance={"benchmark_fingerprint": v}) for v in "AB")
+    with pytest.raises(BadStudy, match="several versions of cloze"):
+        rank([first, second], ["cloze"])
+
+
+def test_two_results_for_one_place_are_refused() -> None:
+    results = [result("A", "cloze", "10"), result("A", "cloze", "11", job_key="of other weights")]
+    with pytest.raises(BadStudy, match="two results of A on cloze at step 100"):
+        rank(results, ["cloze"])
+
+
 def test_no_results_are_refused() -> None:
     with pytest.raises(BadStudy, match="no results to rank yet"):
         rank([], ["cloze"])

@@ -69,6 +69,8 @@ class Benchmark:
     """Whether metrics average over the examples' groups, all groups alike, instead of over the items."""
     version: int = 1
     """Raise it with any change of `to_example`: results of two versions never share a curve."""
+    tokenizer: str = ""
+    """Fingerprint of the tokenizer that it is read with, where that is not the checkpoint's own; a study sets it."""
 
     @property
     def dataset(self) -> str:
@@ -77,7 +79,7 @@ class Benchmark:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        unused = {"to_example"} if self.macro_average else {"to_example", "macro_average"}
+        unused = {"to_example", *(name for name in ("macro_average", "tokenizer") if not getattr(self, name))}
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in unused}
         return fingerprint({**values, "grammar": repr(self.grammar)})
 
