@@ -131,12 +131,14 @@ def _worths(latest: Ranking, rankings: Sequence[Ranking]) -> Iterable[Worth]:
                 f"the variants differ no more than chance would make them (signal to noise "
                 f"{signal.signal_to_noise:.1f}, p = {signal.p_spread:.2f})"
             )
-        if rise is not None and rise <= 0:
-            reasons.append(f"it does not rise over training (Spearman's correlation with the step {rise:+.2f})")
+        if rise is not None and rise[1] <= LEVEL:
+            reasons.append(
+                f"it falls over training (Spearman's correlation with the step {rise[0]:+.2f}, p = {rise[1]:.3f})"
+            )
         yield Worth(
             benchmark=benchmark,
             signal_to_noise=signal.signal_to_noise,
             p_above_chance=signal.p_above_chance,
-            monotonicity=rise,
+            monotonicity=rise and rise[0],
             reasons=tuple(reasons),
         )

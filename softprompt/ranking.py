@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
-import numpy as np
-
 from softprompt import controls, statistics
 from softprompt.errors import BadStudy
 from softprompt.result import Result
 from softprompt.scores import Scores, by_place, score
 
+ONE_SEED = "One prompt seed: what another tuning would score is in no interval and no test"
 FORMAT_LEARNED = 0.95
 """Below this share of outputs in the right format, `accuracy` still measures format."""
 
@@ -85,6 +84,8 @@ class Ranking:
     signals: tuple[Signal, ...]
     incomplete: dict[str, tuple[str, ...]]
     """Variant -> benchmarks that it lacks at this step."""
+    num_seeds: int
+    """Prompt seeds behind each score; 0 where nothing was tuned."""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -129,6 +130,7 @@ class Ranking:
     def cautions(self) -> list[str]:
         """What is missing, and reasons to distrust a score."""
         return [
+            *([ONE_SEED] if self.num_seeds == 1 else []),
             *(f"{v} is incomplete at step {self.step}: no {', '.join(b)}" for v, b in sorted(self.incomplete.items())),
             *(f"{s.variant}: {warning}" for s in self.standings for warning in s.warnings),
         ]
@@ -157,8 +159,7 @@ def rank(
 
     Only results at that step are used. `variants` names others that are to be called incomplete if they lack it.
 
-    The score's intervals come from a bootstrap over items and prompt seeds, stratified by benchmark and paired; which
-    variants can be told apart is tested with the standard errors of the same resamples, adjusted for all pairs. See
+    Intervals and tests are of items and prompt seeds, paired, and tests are adjusted for all pairs; see
     `softprompt.statistics`.
 
     Raises:
@@ -190,29 +191,33 @@ def rank(
         groups=(),
         signals=(),
         incomplete={v: absent for v, absent in missing.items() if absent},
+        num_seeds=0,
     )
     if not complete:
         return ranking
     scores = score((found[v, b] for v in complete for b in benchmarks), benchmarks, condition)
-    order = np.argsort(-scores.mean_V, kind="stable").tolist()
-    low_V, high_V = np.quantile(scores.drawn_RV, [0.025, 0.975], axis=0)
+    means = scores.means
     standings = tuple(
         Standing(
-            rank=place + 1,
-            variant=complete[i],
-            score=float(scores.mean_V[i]),
-            low=float(low_V[i]),
-            high=float(high_V[i]),
-            accuracy={b: found[complete[i], b].metrics[condition]["accuracy"].value for b in benchmarks},
-            limits={b: _limits(found[complete[i], b], condition) for b in benchmarks},
-            warnings=_warnings([found[complete[i], b] for b in benchmarks], condition),
+            rank=place,
+            variant=v,
+            score=score,
+            low=low,
+            high=high,
+            accuracy={b: found[v, b].metrics[condition]["accuracy"].value for b in benchmarks},
+            limits={b: _limits(found[v, b], condition) for b in benchmarks},
+            warnings=_warnings([found[v, b] for b in benchmarks], condition),
         )
-        for place, i in enumerate(order)
+        for place, (v, score, low, high) in enumerate(
+            zip(scores.variants, means.value_X.tolist(), *(limit.tolist() for limit in means.interval()), strict=True),
+            start=1,
+        )
     )
-    comparisons, groups = _compared(scores, order)
+    comparisons, groups = _compared(scores)
     return replace(
         ranking,
         num_items=scores.num_items,
+        num_seeds=scores.num_seeds,
         standings=standings,
         comparisons=comparisons,
         groups=groups,
@@ -220,37 +225,35 @@ def rank(
     )
 
 
-def _compared(scores: Scores, order: Sequence[int]) -> tuple[tuple[Comparison, ...], tuple[tuple[str, ...], ...]]:
+def _compared(scores: Scores) -> tuple[tuple[Comparison, ...], tuple[tuple[str, ...], ...]]:
     """Neighbours in the order of the ranking, and the groups that cannot be told apart."""
-    mean_V, drawn_RV = scores.mean_V[order], scores.drawn_RV[:, order]
-    variants = [scores.variants[i] for i in order]
-    p_values = statistics.holm(statistics.p_of_differences(mean_V, drawn_RV))
+    variants, differences = scores.variants, scores.differences
+    p_values = statistics.holm(differences.p_values())
+    low_P, high_P = differences.interval()
     runs = statistics.level_groups(p_values, len(variants))
-    p_of = dict(zip(itertools.combinations(range(len(variants)), 2), p_values, strict=True))
-    comparisons = []
-    for i, j in itertools.pairwise(range(len(variants))):
-        low, high = np.quantile(drawn_RV[:, i] - drawn_RV[:, j], [0.025, 0.975])
-        comparisons.append(
-            Comparison(
-                ahead=variants[i],
-                behind=variants[j],
-                difference=float(mean_V[i] - mean_V[j]),
-                low=float(low),
-                high=float(high),
-                p_value=p_of[i, j],
-                distinguishable=not any(first <= i and j <= last for first, last in runs),
-            )
+    comparisons = [
+        Comparison(
+            ahead=variants[i],
+            behind=variants[j],
+            difference=float(differences.value_X[pair]),
+            low=float(low_P[pair]),
+            high=float(high_P[pair]),
+            p_value=p_values[pair],
+            distinguishable=not any(first <= i and j <= last for first, last in runs),
         )
+        for pair, (i, j) in enumerate(itertools.combinations(range(len(variants)), 2))
+        if j == i + 1
+    ]
     return tuple(comparisons), tuple(tuple(variants[first : last + 1]) for first, last in runs)
 
 
 def _signals(scores: Scores) -> tuple[Signal, ...]:
-    found = []
-    num = len(scores.variants)
-    for benchmark, mean_V, drawn_RV in zip(scores.benchmarks, scores.means_BV, scores.drawn_BRV, strict=True):
-        above = min(statistics.holm(statistics.p_above(mean_V, drawn_RV)))
-        ratio = statistics.signal_to_noise(mean_V, drawn_RV) if num > 1 else None
-        spread = None if ratio is None else statistics.p_of_spread(ratio, num)
+    found, num = [], len(scores.variants)
+    parts = zip(scores.benchmarks, scores.by_benchmark, scores.differences_by_benchmark, strict=True)
+    for benchmark, means, differences in parts:
+        above = min(statistics.holm(means.p_above()))
+        ratio = statistics.signal_to_noise(means.value_X, differences) if num > 1 else None
+        spread = None if ratio is None else statistics.p_of_spread(ratio, differences, num)
         found.append(Signal(benchmark=benchmark, p_above_chance=above, signal_to_noise=ratio, p_spread=spread))
     return tuple(found)
 

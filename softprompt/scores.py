@@ -1,8 +1,9 @@
-"""What variants score at one step, with the resamples that say how sure that is.
+"""What variants score at one step, and how sure that is.
 
-Shapes: B benchmarks, V variants, R resamples, S seeds, I items.
+Shapes: V variants, P pairs of variants, S seeds, I items, R resamples.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from softprompt import statistics
 from softprompt.errors import BadStudy
 from softprompt.metrics import Estimate, chance_centred, item_weights
 from softprompt.result import Result
-from softprompt.statistics import Floats
+from softprompt.statistics import Floats, Means
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -20,25 +21,56 @@ class Scores:
     """Chance-centred accuracies of variants that have every benchmark. A variant's score is their mean."""
 
     variants: tuple[str, ...]
+    """Best first."""
     benchmarks: tuple[str, ...]
-    num_items: int
-    """Of all benchmarks together."""
-    means_BV: Floats
-    drawn_BRV: Floats
-    """Of each benchmark in each resample of items and seeds, drawn alike for all variants."""
+    chances: tuple[float, ...]
+    """Of the benchmarks, as the next two."""
+    values: tuple[Floats, ...]
+    """(V, S, I) each."""
+    weights: tuple[Floats, ...]
+    """(I,) each."""
+    num_seeds: int
+    """Prompt seeds; 0 where nothing was tuned."""
 
     @property
-    def mean_V(self) -> Floats:
-        return self.means_BV.mean(0)
+    def num_items(self) -> int:
+        """Of all benchmarks together."""
+        return sum(map(len, self.weights))
+
+    @functools.cached_property
+    def by_benchmark(self) -> list[Means]:
+        """(V,) each."""
+        return [Means.of_variants(*part) for part in self._parts]
+
+    @functools.cached_property
+    def differences_by_benchmark(self) -> list[Means]:
+        """(P,) each, of the better variant to the worse."""
+        return [Means.of_differences(*part) for part in self._parts]
 
     @property
-    def drawn_RV(self) -> Floats:
-        return self.drawn_BRV.mean(0)
+    def means(self) -> Means:
+        """(V,) scores."""
+        return Means.average(self.by_benchmark)
 
-    def of(self, variants: Sequence[str]) -> tuple[Floats, Floats]:
-        """(1, V) scores and (R, V) resamples of the variants named."""
+    @property
+    def differences(self) -> Means:
+        """(P,) of the better variant to the worse."""
+        return Means.average(self.differences_by_benchmark)
+
+    def drawn(self, variants: Sequence[str]) -> tuple[Floats, Floats]:
+        """(1, V) scores of the variants named and (R, V) of them in resamples of items and seeds, drawn alike for all
+        variants and all scores of the same items."""
         places = [self.variants.index(variant) for variant in variants]
-        return self.mean_V[None, places], self.drawn_RV[:, places]
+        resampled = [
+            statistics.crossed_bootstrap(values_VSI[places], weights_I, stream)
+            for stream, (values_VSI, weights_I) in enumerate(zip(self.values, self.weights, strict=True))
+        ]
+        return self.means.value_X[None, places], np.mean(resampled, axis=0)
+
+    @property
+    def _parts(self) -> Iterable[tuple[Floats, Floats, float, float]]:
+        for chance, values_VSI, weights_I in zip(self.chances, self.values, self.weights, strict=True):
+            yield values_VSI, weights_I, chance_centred(0.0, chance), 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,22 +91,26 @@ def score(results: Iterable[Result], benchmarks: Sequence[str], condition: str) 
         BadStudy: a variant lacks a benchmark or the condition, or variants were given different items; see `by_place`.
     """
     found = by_place(results)
-    variants = tuple(sorted({variant for variant, _ in found}))
-    means, drawn, num_items = [], [], 0
-    for stream, benchmark in enumerate(benchmarks):
+    variants = np.array(sorted({variant for variant, _ in found}))
+    values, weights, chances = [], [], []
+    for benchmark in benchmarks:
         lacking = [v for v in variants if (v, benchmark) not in found or condition not in found[v, benchmark].metrics]
         if lacking:
             raise BadStudy(f"There is no result under {condition} on {benchmark} for {', '.join(lacking)}.")
-        values_VSI, weights_I = _values([found[variant, benchmark] for variant in variants], condition)
-        num_items += len(weights_I)
-        means.append(np.average(values_VSI.mean(1), axis=1, weights=weights_I))
-        drawn.append(statistics.crossed_bootstrap(values_VSI, weights_I, stream))
+        its = [found[variant, benchmark] for variant in variants]
+        values_VSI, weights_I = _values(its, condition)
+        values.append(values_VSI)
+        weights.append(weights_I)
+        chances.append(its[0].chance)
+    mean_V = np.mean([np.average(v.mean(1), axis=1, weights=w) for v, w in zip(values, weights, strict=True)], axis=0)
+    order = np.argsort(-mean_V, kind="stable")
     return Scores(
-        variants=variants,
+        variants=tuple(variants[order].tolist()),
         benchmarks=tuple(benchmarks),
-        num_items=num_items,
-        means_BV=np.array(means),
-        drawn_BRV=np.array(drawn),
+        chances=tuple(chances),
+        values=tuple(values_VSI[order] for values_VSI in values),
+        weights=tuple(weights),
+        num_seeds=len({outcome.seed for outcome in its[0].outcomes if outcome.condition == condition} - {None}),
     )
 
 
@@ -105,9 +141,9 @@ def agreement(scores: Scores, target: "Scores | Mapping[str, float]") -> Agreeme
     """Of the variants that both know. A target of scores is resampled with them; one of numbers, a truth, is fixed."""
     known = target.variants if isinstance(target, Scores) else tuple(target)
     variants = sorted(set(scores.variants) & set(known))
-    point_1V, drawn_RV = scores.of(variants)
+    point_1V, drawn_RV = scores.drawn(variants)
     if isinstance(target, Scores):
-        target_1V, target_RV = target.of(variants)
+        target_1V, target_RV = target.drawn(variants)
     else:
         target_1V = target_RV = np.array([[target[variant] for variant in variants]])
     point = statistics.concordance(point_1V, target_1V)

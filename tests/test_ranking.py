@@ -8,7 +8,7 @@ from softprompt.cost import Cost
 from softprompt.errors import BadStudy
 from softprompt.metrics import Outcome, summarise
 from softprompt.protocol import Protocol
-from softprompt.ranking import Ranking, history, matched_steps, rank
+from softprompt.ranking import ONE_SEED, Ranking, history, matched_steps, rank
 from softprompt.result import CurvePoint, Result
 
 CHANCE = {"quiz": 0.25, "cloze": 0.0}
@@ -117,10 +117,21 @@ def test_seeds_are_averaged_and_not_counted_as_items() -> None:
 def test_identical_variants_are_not_distinguishable() -> None:
     ranking = rank([result(variant, "cloze", "1100" * 25) for variant in "AB"], ["cloze"])
     (comparison,) = ranking.comparisons
-    assert (comparison.difference, comparison.low, comparison.high) == (0, 0, 0)
+    assert (comparison.difference, comparison.p_value) == (0, 1)
     assert ranking.sentences() == [
-        "A and B are not distinguishable yet (+0.000, 95 % interval +0.000 to +0.000, p = 1.000 among all pairs)",
+        "A and B are not distinguishable yet (+0.000, 95 % interval -0.028 to +0.028, p = 1.000 among all pairs)",
+        ONE_SEED,
     ]
+
+
+def test_a_single_seed_is_told_where_vectors_were_tuned() -> None:
+    several = rank([result("A", "cloze", "10", "11")], ["cloze"])
+    tuned = rank([result("A", "cloze", "10")], ["cloze"])
+    plain = result("A", "cloze", "10")
+    outcomes = tuple(replace(o, condition="zero_shot", seed=None) for o in plain.outcomes)
+    in_words = replace(plain, outcomes=outcomes, metrics={"zero_shot": plain.metrics["cue"]})
+    said = [r.cautions() for r in (several, tuned, rank([in_words], ["cloze"], condition="zero_shot"))]
+    assert said == [[], [ONE_SEED], []]
 
 
 def test_variants_are_compared_item_by_item() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,92 @@ from softprompt.errors import BadStudy
 from softprompt.ranking import Ranking, rank
 from softprompt.result import Result
 from softprompt.scores import agreement, score
+from softprompt.statistics import Means
 
 RNG = np.random.default_rng(7)
 
 
-# Bootstrap over items and seeds
+# Means over items and seeds
+
+
+def means(values: object, **settings: Any) -> Means:
+    """Of marks from 0 to 1, (V, S, I)."""
+    array = np.array(values, dtype=float)
+    return Means.of_variants(array, settings.get("weights", np.ones(array.shape[-1])), 0.0, 1.0)
+
+
+def differences(values: object) -> Means:
+    array = np.array(values, dtype=float)
+    return Means.of_differences(array, np.ones(array.shape[-1]), 0.0, 1.0)
+
+
+def test_a_mean_worked_by_hand() -> None:
+    """Agresti and Coull: two right and two wrong items are added, so that 300 of 396 count as 302 of 400."""
+    found = means([[[1] * 300 + [0] * 96]])
+    error = np.sqrt(0.755 * 0.245 / 399)
+    low, high = 0.755 - stats.t.ppf(0.975, 399) * error, 0.755 + stats.t.ppf(0.975, 399) * error
+    assert found.value_X.tolist() == [pytest.approx(300 / 396)]
+    assert [limit.item() for limit in found.interval()] == pytest.approx([low, high])
+
+
+def test_an_interval_is_never_empty_and_never_beyond_what_can_be() -> None:
+    (low, high), (lowest, highest) = (means([[[mark] * 100]]).interval() for mark in (0, 1))
+    assert low == 0 and highest == 1
+    assert 0.03 < high < 0.06 and 0.94 < lowest < 0.97  # no more than 3 in 100 are likely (Hanley & Lippman-Hand, 1983)
+
+
+def test_a_difference_worked_by_hand() -> None:
+    """Bonett and Price: of 100 items the first alone is right on 14, the second alone on 5; one more of each is added,
+    so that the difference is 9 / 102 and the variance of an item's (15 + 6 - 81 / 102) / 101."""
+    found = differences([[[1] * 14 + [0] * 5 + [1] * 81], [[0] * 14 + [1] * 5 + [1] * 81]])
+    error = np.sqrt((21 - 81 / 102) / 101 / 102)
+    assert found.value_X.tolist() == [pytest.approx(0.09)]
+    assert found.p_values() == [pytest.approx(2 * stats.t.sf(9 / 102 / error, 101))]
+    half = stats.t.ppf(0.975, 101) * error
+    assert [limit.item() for limit in found.interval()] == pytest.approx([9 / 102 - half, 9 / 102 + half])
+
+
+def test_few_items_in_a_row_prove_little() -> None:
+    """A sign test asks for six items, all in favour of the same."""
+    p_values = [differences([[[1] * num], [[0] * num]]).p_values()[0] for num in (1, 4, 7)]
+    assert p_values[0] > p_values[1] > 0.05 > p_values[2]
+
+
+def test_seeds_that_disagree_count_as_so_few_as_they_are() -> None:
+    """Three seeds right on 40, 50 and 60 % of very many items: the mean of three numbers, Student's t with two degrees
+    of freedom."""
+    shares = np.array([0.4, 0.5, 0.6])
+    found = means([[np.arange(100_000) < 100_000 * share for share in shares]])
+    half = stats.t.ppf(0.975, 2) * shares.std(ddof=1) / np.sqrt(3)
+    assert found.freedom_X.item() == pytest.approx(2, rel=0.01)
+    assert [limit.item() for limit in found.interval()] == pytest.approx([0.5 - half, 0.5 + half], abs=0.002)
+
+
+def test_what_variants_share_cancels_out_of_their_difference() -> None:
+    """One variant is right wherever the other is, and on one item in ten more."""
+    base_SI = RNG.random((3, 200)) < 0.5
+    more_SI = base_SI | (np.arange(200) % 10 == 0)
+    assert differences([more_SI, base_SI]).variance_X.item() < 0.5 * means([more_SI]).variance_X.item()
+
+
+def test_weights_count_items_more_or_less() -> None:
+    weights = np.array([3.0] * 10 + [1.0] * 30) * 40 / 60
+    found = means([[[1] * 10 + [0] * 30]], weights=weights)
+    assert found.value_X.tolist() == [pytest.approx(0.5)]
+    assert found.variance_X.item() > means([[[1] * 20 + [0] * 20]]).variance_X.item()
+
+
+def test_benchmarks_are_averaged_with_their_errors() -> None:
+    """Two alike halve the variance. Where nothing is right the error lies on one side."""
+    half, none = means([[[0, 1] * 50]]), means([[[0] * 100]])
+    both = Means.average([half, half])
+    assert both.variance_X.item() == pytest.approx(half.variance_X.item() / 2)
+    assert both.freedom_X.item() == pytest.approx(2 * half.freedom_X.item())
+    low, high = Means.average([none] * 10).interval()
+    assert low == 0 and high < none.interval()[1]
+
+
+# Resamples of items and seeds
 
 
 def bootstrapped(values: object) -> np.ndarray:
@@ -33,26 +115,19 @@ def test_with_one_seed_the_items_alone_are_drawn() -> None:
     assert drawn_R1.mean() == pytest.approx(0.5, abs=0.003)
 
 
-def test_seeds_that_disagree_widen_the_interval() -> None:
-    """Two seeds, all right and all wrong: half of the resamples draw one of each, a quarter each the same twice, so
-    that the standard deviation is sqrt(1/4 * (1/2)^2 * 2) = 0.354, whatever the items."""
-    drawn_R1 = bootstrapped([[[1] * 50, [0] * 50]])
+def test_as_many_seeds_are_drawn_as_give_their_variance() -> None:
+    """Three seeds, one all right and two all wrong: their mean has the variance ((2/3)^2 + 2 (1/3)^2) / 2 / 3 = 1/9."""
+    drawn_R1 = bootstrapped([[[1] * 50, [0] * 50, [0] * 50]])
     assert set(np.round(drawn_R1[:, 0], 6)) == {0.0, 0.5, 1.0}
-    assert drawn_R1.std() == pytest.approx(0.354, rel=0.05)
+    assert drawn_R1.std() == pytest.approx(1 / 3, rel=0.05)
 
 
 def test_variants_draw_the_same_items_and_the_same_seeds() -> None:
-    """One variant is right wherever the other is, and on one item in ten more: what both share cancels out."""
     base_SI = RNG.random((3, 200)) < 0.5
     more_SI = base_SI | (np.arange(200) % 10 == 0)
     drawn_RV = bootstrapped([more_SI, base_SI])
     assert (drawn_RV[:, 0] - drawn_RV[:, 1]).std() < 0.6 * drawn_RV[:, 0].std()
     assert (drawn_RV[:, 0] >= drawn_RV[:, 1]).all()
-
-
-def test_weights_count_items_more_or_less() -> None:
-    drawn_R1 = statistics.crossed_bootstrap(np.array([[[1.0] * 10 + [0.0] * 30]]), np.array([3.0] * 10 + [1.0] * 30), 0)
-    assert drawn_R1.mean() == pytest.approx(0.5, abs=0.01)
 
 
 # Which variants can be told apart
@@ -63,16 +138,6 @@ def test_holm_worked_by_hand() -> None:
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert statistics.holm([0.9, 0.8]) == [1.0, 1.0]
     assert statistics.holm([]) == []
-
-
-def test_the_p_value_of_a_difference_worked_by_hand() -> None:
-    """Differences of 0.06 whose paired error is 0.03 lie two errors from 0: p = 0.0455."""
-    noise_R = RNG.normal(0, 0.03, 200_000)
-    drawn_RV = np.stack([noise_R, np.zeros_like(noise_R)], axis=1)
-    assert statistics.p_of_differences(np.array([0.56, 0.50]), drawn_RV) == [pytest.approx(0.0455, abs=0.001)]
-    same_RV = np.stack([noise_R, noise_R], axis=1)
-    assert statistics.p_of_differences(np.array([0.5, 0.5]), same_RV) == [1.0]
-    assert statistics.p_of_differences(np.array([0.6, 0.5]), same_RV) == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -155,32 +220,43 @@ def test_scores_that_lack_a_benchmark_are_refused() -> None:
 
 
 def test_the_spread_of_equal_variants_is_one_noise() -> None:
-    """Means of five equal variants, drawn from the very distribution that their resamples have."""
-    errors = np.array([0.01, 0.02, 0.02, 0.02, 0.03])
-    drawn_RV = RNG.normal(0, errors, (20_000, 5))
-    ratios = [statistics.signal_to_noise(RNG.normal(0.5, errors), drawn_RV) for _ in range(300)]
-    assert np.mean(np.square(ratios)) == pytest.approx(1, abs=0.15)
-    assert np.mean([statistics.p_of_spread(ratio, 5) < 0.05 for ratio in ratios]) < 0.12
+    """Five variants that throw the same coin."""
+    ratios, few = [], 0
+    for _ in range(300):
+        values_VSI = RNG.random((5, 3, 200)) < 0.5
+        apart = differences(values_VSI)
+        ratios.append(statistics.signal_to_noise(means(values_VSI).value_X, apart))
+        few += statistics.p_of_spread(ratios[-1], apart, 5) < 0.05
+    assert 0.4 < np.mean(np.square(ratios)) < 1.05
+    assert few / 300 < 0.08
 
 
 def test_signal_to_noise_worked_by_hand() -> None:
-    """Scores 0.4, 0.5, 0.6 spread by 0.1; independent errors of 0.02 are the noise: 5 to 1."""
-    drawn_RV = RNG.normal(0, 0.02, (200_000, 3))
-    ratio = statistics.signal_to_noise(np.array([0.4, 0.5, 0.6]), drawn_RV)
-    assert ratio == pytest.approx(5, rel=0.01)
-    assert statistics.p_of_spread(1.0, 3) == pytest.approx(np.exp(-1))  # chi-squared with two degrees of freedom
+    """Variants at 0.4, 0.5 and 0.6 spread by 0.1; the errors of their differences are the noise, twice."""
+    values_VSI = np.array([[RNG.permutation(1000) < 10 * share] for share in (40, 50, 60)])
+    apart = differences(values_VSI)
+    ratio = statistics.signal_to_noise(means(values_VSI).value_X, apart)
+    assert ratio == pytest.approx(0.1 / np.sqrt(apart.variance_X.mean() / 2))
+    many = replace(apart, freedom_X=np.full(3, 1e9))
+    assert statistics.p_of_spread(1.0, many, 3) == pytest.approx(np.exp(-1))  # chi-squared, two degrees of freedom
 
 
 def test_above_chance_worked_by_hand() -> None:
-    """0.06 above chance with an error of 0.03: one-sided p = 0.023. Without any spread the sign decides."""
-    drawn_RV = np.stack([RNG.normal(0.06, 0.03, 200_000), np.zeros(200_000)], axis=1)
-    assert statistics.p_above(np.array([0.06, 0.0]), drawn_RV) == [pytest.approx(0.0228, abs=0.0005), 1.0]
+    """330 of 1,200 against a chance of a quarter: 0.025 above, two standard errors. Nothing right is not above 0."""
+    found = means([[[1] * 330 + [0] * 870], [[0] * 1200]])
+    error = np.sqrt(found.variance_X[0])
+    assert found.p_above(0.25)[0] == pytest.approx(stats.t.sf(0.025 / error, found.freedom_X[0]))
+    assert found.p_above()[1] == 0.5
 
 
 def test_monotonicity_worked_by_hand() -> None:
-    """Ranks 1 2 3 against 1 3 2: 1 - 6 * 2 / (3 * 8) = 0.5. The second curve is too short to count."""
-    assert statistics.monotonicity([{100: 0.1, 200: 0.3, 300: 0.2}, {100: 0.5}]) == pytest.approx(0.5)
-    assert statistics.monotonicity([{100: 0.2, 200: 0.2, 300: 0.2}]) == 0
+    """Ranks 1 2 3 against 1 3 2: 1 - 6 * 2 / (3 * 8) = 0.5. The second curve is too short to count. In any order the
+    correlation of three has the variance 1/2."""
+    assert statistics.monotonicity([{100: 0.1, 200: 0.3, 300: 0.2}, {100: 0.5}]) == (
+        pytest.approx(0.5),
+        pytest.approx(stats.norm.cdf(0.5 * 2**0.5)),
+    )
+    assert statistics.monotonicity([{100: 0.2, 200: 0.2, 300: 0.2}]) == (0, 0.5)
     assert statistics.monotonicity([{100: 0.1, 200: 0.2}]) is None
 
 
@@ -231,6 +307,7 @@ def test_a_benchmark_is_better_left_out_for_a_reason() -> None:
     assert "left out" not in good
     assert "no variant is above chance yet" in reasons(A=[40, 45, 50], B=[35, 42, 44])
     assert "differ no more than chance" in reasons(A=[60, 65, 80], B=[61, 66, 80])
-    assert "does not rise over training (Spearman's correlation with the step -1.00)" in reasons(
+    assert "left out" not in reasons(A=[90, 91, 90], B=[70, 69, 68])
+    assert "falls over training (Spearman's correlation with the step -1.00, p = 0.023)" in reasons(
         A=[90, 85, 80], B=[70, 65, 60]
     )
