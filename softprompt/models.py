@@ -212,7 +212,8 @@ class LanguageModel:
         if self.cache_name == "cache_params":
             arguments["attention_mask"] = mask_BT[:, -num_new:]  # Mamba multiplies the new positions by it
         if "position_ids" in self.forward_names:
-            arguments["position_ids"] = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -num_new:]
+            last = self.context_length and self.context_length - 1  # padding behind a short answer may lie beyond it
+            arguments["position_ids"] = (mask_BT.cumsum(1) - 1).clamp(0, last)[:, -num_new:]
         # As indices, since of a slice, which is strided, the output layer would make one product for each row.
         wanted_L = torch.arange(num_new - num_logits, num_new, device=self.device)
         if "logits_to_keep" in self.forward_names:

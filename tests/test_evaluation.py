@@ -15,6 +15,7 @@ import torch
 from conftest import CPU
 from plain_loops import (
     as_tokens,
+    gradients,
     mixed_prompts,
     plain_output,
     plain_score,
@@ -199,6 +200,29 @@ def test_positions_are_counted_from_the_first_token_behind_the_padding(
     assert together == alone
     np.testing.assert_allclose(scores, alone_scores, atol=1e-4)
     assert len(set(together)) > 1
+
+
+def test_padding_behind_a_short_answer_needs_no_place_in_the_context(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
+) -> None:
+    """A long prompt with a short answer beside a short prompt with a long one, in a model with learned positions."""
+    texts = [("Name the capital of Norway. " * 6, " Oslo"), ("Cities:", " Oslo Lima Cairo Quito Delhi Tunis")]
+    examples = [replace(rows.train[0], question=question) for question, _ in texts]
+    answers = [model.encode(text) for _, text in texts]
+    prompts = Placement("cue", model, toy_benchmark, quick_protocol).prompts(examples, 0)
+    first, second = (len(prompt) + len(ids) for prompt, ids in zip(prompts, answers, strict=True))
+    shape = {"vocab_size": len(model.tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 4}
+    gpt = GPT2LMHeadModel(GPT2Config(**shape, n_positions=max(first, second))).train(False).requires_grad_(False)
+    tight = LanguageModel(gpt, model.tokenizer)
+    where, batch = Placement("cue", tight, toy_benchmark, quick_protocol), list(zip(prompts, answers, strict=True))
+    options = {"max_new_tokens": 1, "candidates": [[ids] for ids in answers]}
+
+    def found(micro_batch: int) -> list[Tensor]:
+        _, scores = answer(Prefill(tight), prompts, where.initial_vectors((0,)), micro_batch=micro_batch, **options)
+        one_seed = replace(quick_protocol, seeds=(0,))
+        return [torch.tensor(scores), *gradients(tight, where, batch, one_seed, micro_batch=micro_batch)]
+
+    torch.testing.assert_close(found(2), found(1), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
