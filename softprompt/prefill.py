@@ -188,6 +188,8 @@ class Prefill:
     def read_ahead(self, prompts: Sequence[Prompt], later: Iterable[Prompt]) -> None:
         """Read and keep heads of `prompts`, and of `later` ones so many that a GPU has enough to do: a batch's are too
         few, and to launch a pass takes a host as long for few as for many."""
+        if not prompts:
+            return  # a process that has no row of a step
         are_tokens = all(prompt.num_head and not prompt.head.has_vectors for prompt in prompts)
         most = POSITIONS_AHEAD.get(self.model.device.type, 0)
         if not most or not are_tokens or not self._can_share(prompts, 0):

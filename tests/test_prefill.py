@@ -196,6 +196,7 @@ def test_a_gpu_reads_ahead_until_it_has_enough_to_do(
     monkeypatch.setattr(prefill_module, "POSITIONS_AHEAD", {"cpu": most})
     meter = Meter()
     prefill = Prefill(model, meter=meter)
+    prefill.read_ahead([], later)  # in a process without a row of the step
     prefill.read_ahead(first, later)
     assert meter.cost(model).phases["other"].tokens == most
     prefill.read_ahead(prompts[8:10], prompts[10:])
