@@ -66,7 +66,7 @@ class JobCancelled(JobFailed):
 
 
 class OutOfMemory(SoftPromptError):
-    """The device cannot hold a single row beside the model."""
+    """The device cannot hold the model, or not a single row beside it."""
 
 
 def without_passwords(text: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 import transformers
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
 from softprompt import benchmarks, processes
@@ -67,6 +68,8 @@ def evaluate(
         checkpoint = open_checkpoint(checkpoint)
     if tokenizer:
         benchmark = replace(benchmark, tokenizer=tokenizer_fingerprint(tokenizer, cache))
+    if torch.cuda.is_initialized():  # graphs that the last job recorded lie in cycles, and have outlived it
+        clear_device_cache(garbage_collection=True)
     meter = Meter()
     with meter("load"):
         rows = rows or benchmarks.load(benchmark, mirror)

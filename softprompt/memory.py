@@ -64,16 +64,13 @@ class MicroBatches:
             except (RuntimeError, OutOfMemory) as error:
                 if not (isinstance(error, OutOfMemory) or should_reduce_batch_size(error)):
                     raise
-                problem = " ".join(str(error).split())
+                problem = str(error)
             else:
                 yield found
                 start += num
                 continue
             if num == 1:  # out here the error, and with it what its frames hold, is gone
-                raise OutOfMemory(
-                    f"One row does not fit into memory ({problem[:200]}). Use another device, dtype = 'bfloat16', or "
-                    "devices_per_process > 1 in the study's resources."
-                )
+                raise does_not_fit("One row", problem)
             clear_device_cache(garbage_collection=True)
             self.most_bytes = num * max(num_bytes(row) for row in rows[start : start + num]) / 2
 
@@ -83,6 +80,14 @@ class MicroBatches:
         while fitting > 1 and fitting * max(num_bytes[:fitting]) > self.most_bytes:
             fitting = 1 << (fitting - 1).bit_length() - 1
         return fitting
+
+
+def does_not_fit(what: str, problem: str) -> OutOfMemory:
+    """The error that says so, what PyTorch said, and what to do."""
+    return OutOfMemory(
+        f"{what} does not fit into memory ({' '.join(problem.split())[:200]}). Use another device, dtype = 'bfloat16', "
+        "or devices_per_process > 1 in the study's resources."
+    )
 
 
 def free_bytes(devices: Sequence[torch.device]) -> float:

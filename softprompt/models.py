@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
@@ -16,6 +17,7 @@ from softprompt.cache import Cache, open_locally, open_tokenizer
 from softprompt.checkpoints import Checkpoint
 from softprompt.errors import BadCheckpoint, BadStudy, SoftPromptError
 from softprompt.last_layer import LastMLP
+from softprompt.memory import does_not_fit
 from softprompt.output_layer import OutputLayer
 from softprompt.protocol import Resources
 
@@ -240,11 +242,15 @@ class LanguageModel:
         return torch.cat(logits_BTV, dim=1)[:, -num_logits:], cache
 
 
+_last: dict[tuple[Checkpoint, Resources, str | None, Cache | None], LanguageModel] = {}
+"""The one model that is kept, by what it was loaded with."""
+
+
 def load_model(
     checkpoint: Checkpoint, resources: Resources, tokenizer: str | None = None, cache: Cache | None = None
 ) -> LanguageModel:
     """Read a checkpoint's safetensors into a frozen network. The last one loaded is kept, so that a checkpoint's
-    benchmarks share it when they run in one process.
+    benchmarks share it when they run in one process; it makes room before another is read.
 
     Args:
         tokenizer: where to read the tokenizer from, if not from the checkpoint: a folder, a URL or a name on the hub.
@@ -253,12 +259,22 @@ def load_model(
     Raises:
         BadCheckpoint: no usable weights, config or tokenizer; see the message.
         BadStudy: the tokenizer that is named cannot be read.
+        OutOfMemory: the device cannot hold it.
         SoftPromptError: it cannot be read or copied; see `open_locally`.
     """
-    return _load(checkpoint, resources, tokenizer, cache)
+    key = checkpoint, resources, tokenizer, cache
+    if key not in _last:
+        _last.clear()
+        clear_device_cache(garbage_collection=True)  # hooks hold their network in cycles
+        try:
+            _last[key] = _load(*key)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            raise does_not_fit(checkpoint.uri, str(error)) from error
+    return _last[key]
 
 
-@functools.lru_cache(maxsize=1)
 def _load(
     checkpoint: Checkpoint, resources: Resources, tokenizer_source: str | None, cache: Cache | None
 ) -> LanguageModel:
@@ -286,6 +302,8 @@ def _load(
         except SoftPromptError:
             raise
         except Exception as error:  # transformers raises many kinds for broken files; each is one broken checkpoint
+            if should_reduce_batch_size(error):
+                raise
             reason = " ".join(str(error).split())[:300]
             raise BadCheckpoint(f"{uri} cannot be loaded ({type(error).__name__}: {reason}).") from error
     network, loading = loaded

@@ -1,5 +1,7 @@
 """What a result says it cost, against PyTorch's own counts; memory that is scarce changes batches, never a score."""
 
+import shutil
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from softprompt import memory
 from softprompt.benchmarks import Benchmark, Rows
+from softprompt.checkpoints import open_checkpoint
 from softprompt.cost import Cost, Phase
 from softprompt.errors import OutOfMemory
 from softprompt.evaluation import evaluate
 from softprompt.meter import Meter
-from softprompt.models import LanguageModel
+from softprompt.models import LanguageModel, load_model
 from softprompt.prefill import POSITIONS_OF_A_PASS
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result
@@ -161,6 +164,36 @@ def test_a_row_that_never_fits_is_an_error_that_says_what_to_do(
     rows_of_passes(monkeypatch, most=0)
     with pytest.raises(OutOfMemory, match=r"One row does not fit .*CUDA out of memory.* devices_per_process"):
         run()
+
+
+def test_a_model_makes_room_before_another_is_loaded(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(folder: Path) -> LanguageModel:
+        return load_model(open_checkpoint(str(folder)), Resources(device="cpu"))
+
+    before = weakref.ref(load(tiny_checkpoint).last_mlp)  # a hook, which the network holds and by which it is held
+    alive = []
+    healthy = transformers.AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(*arguments: Any, **options: Any) -> Any:
+        alive.append(before())
+        return healthy(*arguments, **options)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    load(shutil.copytree(tiny_checkpoint, tmp_path / "other"))
+    assert alive == [None]
+
+
+def test_a_model_that_does_not_fit_is_an_error_that_says_what_to_do(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def to(*_arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "to", to)
+    with pytest.raises(OutOfMemory, match=r"step-100 does not fit .*CUDA out of memory.* devices_per_process"):
+        run(resources=Resources(device="cpu", micro_batch=1))
 
 
 def test_other_errors_are_not_taken_for_it() -> None:
