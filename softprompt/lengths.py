@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from softprompt.benchmarks import Benchmark, Example
-from softprompt.chat import ask
+from softprompt.chat import ask, cue_of
 from softprompt.controls import shuffled_answers, with_instruction
 from softprompt.errors import BadBenchmark
 from softprompt.models import LanguageModel
@@ -22,15 +22,22 @@ def check_lengths(
     limit = model.context_length
     if limit is None:
         return
-    num_front, num_new, controls = protocol.num_vectors, benchmark.max_new_tokens, protocol.controls
+    num_front, controls = protocol.num_vectors, protocol.controls
     longest = with_instruction(benchmark) if "instruction" in controls else benchmark
+    cues = cue_of(benchmark, chat=protocol.chat), protocol.cue_text
+    cue = max(cues, key=lambda text: len(model.encode(text)))
 
     def prompt(example: Example, shots: Sequence[Example] = (), benchmark: Benchmark = benchmark) -> str:
-        return ask(model, benchmark, example, shots, chat=protocol.chat).prompt
+        return ask(model, benchmark, example, shots, chat=protocol.chat).question + cue
 
-    with_shots = num_new + (num_front if "few_shot" in controls else 0)
-    asked = [(e, prompt(e, benchmark=longest), num_new + num_front) for e in test]
-    shown = [(e, prompt(e, shots), with_shots) for e in test if shots]
+    def num_new(example: Example) -> int:
+        """Said, or of a candidate that is scored, whose last token is no input."""
+        candidates = [model.encode(f" {text}") for text in (*example.options, example.answer)]
+        return max(benchmark.max_new_tokens, max(map(len, candidates)) - 1)
+
+    with_shots = num_front if "few_shot" in controls else 0
+    asked = [(e, prompt(e, benchmark=longest), num_new(e) + num_front) for e in test]
+    shown = [(e, prompt(e, shots), num_new(e) + with_shots) for e in test if shots]
     true, shuffled = [e.answer for e in train], shuffled_answers(train) if "shuffled" in controls else []
     learned = [
         (e, f"{prompt(e)} {target}", 1 + num_front)
@@ -42,6 +49,6 @@ def check_lengths(
             if length + room > limit:
                 raise BadBenchmark(
                     f"Benchmark {benchmark.name!r}, item {example.id}: {length} tokens{kind} and {room} "
-                    f"for vectors and output exceed the model's context of {limit}. Lower num_shots, or leave this "
+                    f"for vectors and answer exceed the model's context of {limit}. Lower num_shots, or leave this "
                     "benchmark out for this model."
                 )

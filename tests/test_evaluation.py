@@ -384,6 +384,20 @@ def test_a_question_that_does_not_fit_into_the_context_is_named(
         run(rows=replace(rows, test=(longest, long)))
 
 
+def test_an_option_that_does_not_fit_into_the_context_is_named(run: Callable[..., Result], rows: Rows) -> None:
+    """It is scored, however few tokens the model may say."""
+    long = replace(rows.test[3], options=("Oslo", "Oslo " * 250), id="long")
+    with pytest.raises(BadBenchmark, match=r"'toy_capitals', item long: .* exceed the model's context of 256"):
+        run(rows=replace(rows, test=(long,)))
+
+
+def test_a_cue_that_does_not_fit_into_the_context_is_refused(
+    run: Callable[..., Result], quick_protocol: Protocol
+) -> None:
+    with pytest.raises(BadBenchmark, match=r"exceed the model's context of 256"):
+        run(protocol=replace(quick_protocol, cue_text="\nOne word and nothing else: " * 20))
+
+
 def test_a_training_answer_that_does_not_fit_into_the_context_is_named(
     run: Callable[..., Result], rows: Rows, quick_protocol: Protocol
 ) -> None:
