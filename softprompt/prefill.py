@@ -13,6 +13,7 @@ from itertools import takewhile
 from typing import Any, TypeVar
 
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -200,14 +201,21 @@ class Prefill:
         affordable = self.max_bytes / 4 / self.model.pass_bytes(1, 0)
         num_left = min(affordable, most) - sum(map(len, heads))
         if num_left < 0:
-            return  # the batch's own pass can be halved when memory runs out; here nothing can
+            return
         for head in (tuple(prompt.head.ids) for prompt in later):
             if head not in self._kept and head not in heads:
                 num_left -= len(head)
                 if num_left < 0:
                     break
                 heads[head] = None
-        self._keys_and_values(list(heads))
+        try:
+            self._keys_and_values(list(heads))
+            return
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        clear_device_cache(garbage_collection=True)  # the batch reads its own heads, in halves where it must
+        self.max_bytes /= 2
 
     def _keys_and_values(self, heads: Sequence[Head]) -> list[KeysAndValues]:
         found: dict[Head, KeysAndValues] = {}

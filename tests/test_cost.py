@@ -20,7 +20,7 @@ from softprompt.errors import OutOfMemory
 from softprompt.evaluation import evaluate
 from softprompt.meter import Meter
 from softprompt.models import LanguageModel, load_model
-from softprompt.prefill import POSITIONS_OF_A_PASS
+from softprompt.prefill import POSITIONS_AHEAD, POSITIONS_OF_A_PASS
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result
 
@@ -145,10 +145,11 @@ def rows_of_passes(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("micro_batch", [None, 12])
+@pytest.mark.parametrize(("micro_batch", "num_ahead"), [(None, 2000), (12, 0)])
 def test_out_of_memory_halves_the_batch_and_changes_no_score(
-    result: Result, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, micro_batch: int | None
+    result: Result, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, micro_batch: int | None, num_ahead: int
 ) -> None:
+    monkeypatch.setitem(POSITIONS_AHEAD, "cpu", num_ahead)
     seen = rows_of_passes(monkeypatch, most=3)
     found = run(resources=Resources(device="cpu", micro_batch=micro_batch))
     assert max(seen) > 3
