@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NEGLIGIBLE = 0.05
-"""Of the logits' standard deviation: far above rounding, far below what a layer's MLP does to them."""
+from softprompt.trials import are_near, hooked
 
 
 class LastMLP:
@@ -27,15 +26,10 @@ class LastMLP:
     def __init__(self, network: Any) -> None:
         self._module = _last_mlp(network)
         self._pass = threading.local()
-        if self._module is not None:
-            hooks = [
-                self._module.register_forward_pre_hook(self._cut),
-                self._module.register_forward_hook(self._join),
-            ]
-            if not self._is_harmless(network):
-                for hook in hooks:
-                    hook.remove()
-                self._module = None
+        if self._module is not None and not hooked(
+            self._module, self._cut, self._join, lambda: self._is_harmless(network)
+        ):
+            self._module = None
 
     @property
     def weights(self) -> list[Tensor]:
@@ -68,17 +62,13 @@ class LastMLP:
         whole_BTD = empty_BTD.index_copy(1, self._pass.wanted_L.to(first_BLD.device), first_BLD)
         return (whole_BTD, *rest) if isinstance(output, tuple) else whole_BTD
 
-    @torch.no_grad()
     def _is_harmless(self, network: Any) -> bool:
         ids_1T = torch.arange(8, device=network.get_input_embeddings().weight.device)[None]
         whole_1LV = network(input_ids=ids_1T, use_cache=False).logits[:, -2:].float()
-        try:
-            with self.only(torch.tensor([6, 7], device=ids_1T.device)):
-                cut_1LV = network(input_ids=ids_1T, use_cache=False).logits[:, -2:].float()
-        except (RuntimeError, ValueError, TypeError, IndexError):  # whatever it says of fewer positions
-            return False
+        with self.only(torch.tensor([6, 7], device=ids_1T.device)):
+            cut_1LV = network(input_ids=ids_1T, use_cache=False).logits[:, -2:].float()
         was_cut = getattr(self._pass, "num_whole", 0) > 0  # not if positions are no positional argument, say
-        return was_cut and bool((cut_1LV - whole_1LV).abs().max() <= NEGLIGIBLE * whole_1LV.std())
+        return was_cut and are_near(cut_1LV, whole_1LV, whole_1LV.std())
 
 
 def _last_mlp(network: Any) -> Any:

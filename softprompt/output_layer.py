@@ -18,11 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softprompt.trials import are_near, hooked
+
 IGNORED = -100
 """Label of a position that carries no loss."""
-
-NEGLIGIBLE = 0.05
-"""Of the logits' standard deviation: far above rounding in bfloat16."""
 
 LEAST_BYTES = 4e6
 """Of the weights: fewer stay in a core's cache between two readings, and nothing is saved."""
@@ -47,15 +46,9 @@ class OutputLayer:
             and self._module.weight.device.type == "cpu"
             and self._module.weight.nbytes >= LEAST_BYTES
         )
-        if self.is_on:
-            hooks = [
-                self._module.register_forward_pre_hook(self._take),
-                self._module.register_forward_hook(self._hand_out),
-            ]
-            if not self._is_only_a_product(network):
-                for hook in hooks:
-                    hook.remove()
-                self.is_on = False
+        self.is_on = self.is_on and hooked(
+            self._module, self._take, self._hand_out, lambda: self._is_only_a_product(network)
+        )
 
     @contextmanager
     def left_out(self, factor: float = 1.0) -> Iterator[None]:
@@ -94,22 +87,18 @@ class OutputLayer:
         del self._pass.hidden
         return hidden
 
-    @torch.no_grad()
     def _is_only_a_product(self, network: Any) -> bool:
         """States that go the way of logits, and are made huge on it, must give the cross-entropies of logits."""
         ids_1T = torch.arange(8, device=network.get_input_embeddings().weight.device)[None]
         logits_LV = network(input_ids=ids_1T, use_cache=False).logits[0].float()
         targets_L = logits_LV.argmin(-1)
         expected_L = F.cross_entropy(logits_LV, targets_L, reduction="none")
-        try:
-            with self.left_out():
-                hidden_LD = network(input_ids=ids_1T, use_cache=False).logits[0]
-            with self.left_out(factor := HUGE / hidden_LD.abs().max().item()):
-                huge_LD = network(input_ids=ids_1T, use_cache=False).logits[0]
-            found_L = self.cross_entropies(huge_LD / factor, targets_L)
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ZeroDivisionError):  # whatever it says
-            return False
-        return bool((found_L - expected_L).abs().max() <= NEGLIGIBLE * logits_LV.std())
+        with self.left_out():
+            hidden_LD = network(input_ids=ids_1T, use_cache=False).logits[0]
+        with self.left_out(factor := HUGE / hidden_LD.abs().max().item()):
+            huge_LD = network(input_ids=ids_1T, use_cache=False).logits[0]
+        found_L = self.cross_entropies(huge_LD / factor, targets_L)
+        return are_near(found_L, expected_L, logits_LV.std())
 
 
 class CrossEntropies(torch.autograd.Function):

@@ -23,12 +23,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill, distinct
 from softprompt.prompt import TOKEN, Prompt
+from softprompt.trials import are_near, holds
 
 NAME = "softprompt_packed"
 """Of our attention, under which networks look it up."""
-
-NEGLIGIBLE = 0.05
-"""Of the effect that rows must not have on one another: far above rounding in bfloat16, far below a row that shows."""
 
 LARGE = 4e9
 """Parameters of a model, from which on a GPU works longer on a step's padding than is lost by recording more shapes."""
@@ -183,11 +181,10 @@ def packs(model: LanguageModel) -> bool:
     positions and masks."""
     if model not in _PACKS:
         may_pack = model.attention in ALL_ATTENTION_FUNCTIONS.valid_keys() and not model.is_recurrent
-        _PACKS[model] = may_pack and _proves_to_pack(model)
+        _PACKS[model] = may_pack and holds(lambda: _proves_to_pack(model))
     return _PACKS[model]
 
 
-@torch.no_grad()
 def _proves_to_pack(model: LanguageModel) -> bool:
     """Two rows behind a head, packed and each alone: what differs must be next to nothing of what the first would do to
     the second if it were seen."""
@@ -202,13 +199,10 @@ def _proves_to_pack(model: LanguageModel) -> bool:
     effect = (alone(head, first, second) - expected_LV[1]).abs().max()
     embeds_1ND = model.embed(torch.tensor([[*head, *first, *second]], device=model.device))
     packing = Packing.of(1, len(head), [0, 0], [len(first), len(second)], model.device)
-    try:
-        with _looked_up(model):
-            ends_L = torch.tensor([len(head + first) - 1, len(ids) - 1], device=model.device)
-            found_LV = _logits(model, embeds_1ND, packing, ends_L)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):  # whatever it says of such a row
-        return False
-    return bool((found_LV - expected_LV).abs().max() <= NEGLIGIBLE * effect)
+    ends_L = torch.tensor([len(head + first) - 1, len(ids) - 1], device=model.device)
+    with _looked_up(model):
+        found_LV = _logits(model, embeds_1ND, packing, ends_L)
+    return are_near(found_LV, expected_LV, effect)
 
 
 @contextmanager

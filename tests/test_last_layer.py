@@ -58,7 +58,7 @@ def shift_by_a_token(_module: object, _arguments: tuple[Tensor, ...], gate_BTI: 
 
 def refuse_less_than_all(_module: object, _arguments: tuple[Tensor, ...], gate_BTI: Tensor) -> Tensor:
     if gate_BTI.shape[1] < 8:
-        raise ValueError("too few positions")
+        raise AssertionError("too few positions")
     return gate_BTI
 
 
@@ -71,6 +71,7 @@ def test_an_mlp_that_needs_all_positions_gets_them(
     mlp.gate_proj.register_forward_hook(hook)
     model = LanguageModel(network, None)
     assert not model.last_mlp.weights
+    assert not mlp._forward_hooks
     seen.clear()
     found = logits(model)
     assert seen == [NUM_POSITIONS]
