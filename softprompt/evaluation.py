@@ -3,6 +3,7 @@
 import functools
 import math
 import platform
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -32,6 +33,8 @@ from softprompt.protocol import Protocol, Resources
 from softprompt.result import CurvePoint, Job, Result
 from softprompt.tune import learned_answers, tune
 
+_one_at_a_time = threading.RLock()
+
 
 def evaluate(
     checkpoint: Checkpoint | str,
@@ -46,6 +49,8 @@ def evaluate(
     progress: Progress | None = None,
 ) -> Result:
     """Tune soft prompts for a frozen checkpoint and evaluate it under every condition of the protocol.
+
+    Calls from several threads wait for one another: they may share a network, whose attention a tuning exchanges.
 
     Args:
         checkpoint: one found by `discover`, or the path or URL of a folder in the Hugging Face layout.
@@ -68,17 +73,19 @@ def evaluate(
         checkpoint = open_checkpoint(checkpoint)
     if tokenizer:
         benchmark = replace(benchmark, tokenizer=tokenizer_fingerprint(tokenizer, cache))
-    if torch.cuda.is_initialized():  # graphs that the last job recorded lie in cycles, and have outlived it
-        clear_device_cache(garbage_collection=True)
-    meter = Meter()
-    with meter("load"):
-        rows = rows or benchmarks.load(benchmark, mirror)
-        shots, train, test = rows.sample(protocol)
-        model = load_model(checkpoint, resources, tokenizer, cache)
-    check_lengths(model, benchmark, protocol, shots, train, test)
-    with reporting(progress, benchmark.name) as report:
-        work = Evaluation(model, benchmark, protocol, resources, shots, train, test, meter, report)
-        outcomes = [outcome for condition in protocol.planned for outcome in work.outcomes(condition)]
+    with _one_at_a_time:
+        if torch.cuda.is_initialized():  # graphs that the last job recorded lie in cycles, and have outlived it
+            clear_device_cache(garbage_collection=True)
+        meter = Meter()
+        with meter("load"):
+            rows = rows or benchmarks.load(benchmark, mirror)
+            shots, train, test = rows.sample(protocol)
+            model = load_model(checkpoint, resources, tokenizer, cache)
+        check_lengths(model, benchmark, protocol, shots, train, test)
+        with reporting(progress, benchmark.name) as report:
+            work = Evaluation(model, benchmark, protocol, resources, shots, train, test, meter, report)
+            outcomes = [outcome for condition in protocol.planned for outcome in work.outcomes(condition)]
+        cost = Cost.of_processes(processes.everyones(meter.cost(model)))
 
     return Result(
         job_key=Job(checkpoint, benchmark, protocol).key,
@@ -93,7 +100,7 @@ def evaluate(
         curves={name: tuning.curve for name, tuning in work.tunings.items()},
         diverged={name: tuning.diverged for name, tuning in work.tunings.items()},
         learned_task=learned_task(protocol.planned, outcomes),
-        cost=Cost.of_processes(processes.everyones(meter.cost(model))),
+        cost=cost,
         provenance={
             "checkpoint": checkpoint.uri,
             "checkpoint_fingerprint": checkpoint.fingerprint,

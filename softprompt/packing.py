@@ -222,11 +222,14 @@ def _logits(model: LanguageModel, embeds_1ND: Tensor, packing: Packing, wanted_L
     """(L, V) at the wanted places of the long row."""
     takes_places = "logits_to_keep" in model.forward_names
     _now.packing, _now.own = packing, ALL_ATTENTION_FUNCTIONS[model.attention]
-    with model.last_mlp.only(wanted_L):
-        logits_1LV = model.network(
-            inputs_embeds=embeds_1ND,
-            position_ids=packing.position_ids_1N,
-            use_cache=False,
-            **({"logits_to_keep": wanted_L} if takes_places else {}),
-        ).logits
+    try:
+        with model.last_mlp.only(wanted_L):
+            logits_1LV = model.network(
+                inputs_embeds=embeds_1ND,
+                position_ids=packing.position_ids_1N,
+                use_cache=False,
+                **({"logits_to_keep": wanted_L} if takes_places else {}),
+            ).logits
+    finally:
+        del _now.packing, _now.own
     return logits_1LV[0] if takes_places else logits_1LV[0, wanted_L]

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,21 @@ def test_the_micro_batch_changes_neither_vectors_nor_outcomes(
         assert ours.gold_bits is not None
         assert theirs == replace(ours, gold_bits=theirs.gold_bits)
         assert theirs.gold_bits == pytest.approx(ours.gold_bits, abs=1e-3)
+
+
+def test_evaluations_in_threads_wait_for_one_another(run: Callable[..., Result], quick_protocol: Protocol) -> None:
+    short = replace(quick_protocol, num_steps=2, num_test=2, curve_steps=())
+    at_work: list[int] = []
+
+    def go(number: int) -> None:
+        run(protocol=short, progress=lambda *_: at_work.append(number))
+
+    threads = [threading.Thread(target=go, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(number for number, _ in itertools.groupby(at_work)) == [0, 1]
 
 
 # Decoding and scoring
