@@ -27,7 +27,8 @@ class Graphs:
     """Of one model's passes, on a GPU that holds the model alone; what cannot be recorded is run as ever."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self.are_on = model.device.type == "cuda" and len(model.devices) == 1
+        is_alone = model.device.type == "cuda" and len(model.devices) == 1
+        self.are_on = is_alone and model.device.index == torch.cuda.current_device()  # on which PyTorch records
         self._num_failures = 0
         self._recorded: dict[Hashable, Any] = {}
         self._inputs: dict[tuple[int, torch.dtype], Tensor] = {}

@@ -272,7 +272,10 @@ def load_model(
             if not should_reduce_batch_size(error):
                 raise
             raise does_not_fit(checkpoint.uri, str(error)) from error
-    return _last[key]
+    model = _last[key]
+    if model.device.type == "cuda":  # for this thread: CUDA graphs and clocks go by the device that is current
+        torch.cuda.set_device(model.device)
+    return model
 
 
 def _load(
@@ -332,9 +335,14 @@ def _named_tokenizer(place: str, resources: Resources, cache: Cache | None) -> A
 
 def _device(name: str) -> torch.device:
     try:
-        return processes.default_device() if name == "auto" else torch.device(name)
+        device = processes.default_device() if name in ("auto", "cuda") else torch.device(name)
     except RuntimeError as error:
         raise BadStudy(f"device is {name!r}; expected auto, cpu, cuda or cuda:NUMBER.") from error
+    if name == "cuda" and device.type != "cuda":
+        raise BadStudy(
+            "device is 'cuda', but PyTorch finds no GPU; set it to auto or cpu, or install PyTorch for CUDA."
+        )
+    return device
 
 
 def _check(model: LanguageModel, uri: str) -> None:

@@ -37,9 +37,9 @@ def is_main() -> bool:
 
 
 def default_device() -> torch.device:
-    """This process's own GPU if there are any, else the CPU."""
+    """This process's own GPU if there are any, the first if it works alone; else the CPU."""
     state = _state()
-    return state.device if state else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return state.device if state else torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 def share(items: Sequence[T]) -> Sequence[T]:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import open_checkpoint
 from softprompt.decode import answer
+from softprompt.errors import BadStudy
 from softprompt.evaluation import evaluate
 from softprompt.models import LanguageModel, load_model
 from softprompt.prefill import Prefill
@@ -80,6 +81,12 @@ def test_a_study_may_ask_for_a_spread_model(run: Run) -> None:
     """Without a GPU there is one place to spread it over."""
     found = run(Resources(devices_per_process=2, dtype="float32"))
     assert found.outcomes == run(Resources(dtype="float32")).outcomes
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_named(run: Run) -> None:
+    with pytest.raises(BadStudy, match="PyTorch finds no GPU"):
+        run(Resources(device="cuda"))
 
 
 @pytest.mark.gpu
