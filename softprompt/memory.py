@@ -93,7 +93,7 @@ def does_not_fit(what: str, problem: str) -> OutOfMemory:
 def free_bytes(devices: Sequence[torch.device]) -> float:
     """On GPUs that share a model, so often what is free on the fullest."""
     if devices[0].type == "cuda":
-        return len(devices) * min(torch.cuda.mem_get_info(device)[0] for device in devices)
+        return len(devices) * min(map(_free_on_gpu, devices))
     return min(psutil.virtual_memory().available, _free_in_container())
 
 
@@ -116,6 +116,12 @@ def peak_bytes(devices: Iterable[torch.device]) -> int:
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    """What nobody has taken, and what PyTorch has and does not use."""
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + idle
 
 
 def _free_in_container() -> float:

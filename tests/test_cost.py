@@ -226,3 +226,12 @@ def test_a_container_has_only_what_its_limit_leaves(tmp_path: Path, monkeypatch:
     assert memory.free_bytes([torch.device("cpu")]) == 450
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes([torch.device("cpu")]) > 10e6
+
+
+def test_what_pytorch_holds_idle_on_a_gpu_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is spread can take of every GPU what the fullest has."""
+    free, reserved, used = ({"cuda:0": a, "cuda:1": b} for a, b in ((100, 40), (50, 300), (20, 290)))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[str(device)], 500))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved[str(device)])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: used[str(device)])
+    assert memory.free_bytes([torch.device(name) for name in free]) == 2 * 50
