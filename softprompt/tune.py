@@ -93,10 +93,10 @@ def tune(
         later = itertools.chain.from_iterable(map(_own, steps[step + 1 :]))
         prefill.read_ahead([prompt for prompt, _ in _own(rows)], (prompt for prompt, _ in later))
         losses_S = _backward(prefill, rows, seeds, micro_batches, loss)
-        if step in protocol.measured_steps:
-            yield state(step, losses_S)
         norms_S = torch.stack([torch.nn.utils.clip_grad_norm_(seed, MAX_NORM) for seed in seeds])
         diverged.update((~(losses_S + norms_S).isfinite()).nonzero().flatten().tolist())
+        if step in protocol.measured_steps:
+            yield state(step, losses_S)
         for number in diverged:
             seeds[number].grad = None  # AdamW leaves such parameters alone
         optimizer.step()

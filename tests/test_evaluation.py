@@ -322,6 +322,19 @@ def test_a_seed_that_diverges_is_a_status_and_leaves_the_others_alone(
     assert Result.load(spoilt.save(tmp_path)).status == "diverged"
 
 
+def test_a_seed_has_diverged_as_soon_as_its_loss_says_so(
+    model: LanguageModel,
+    toy_benchmark: Benchmark,
+    quick_protocol: Protocol,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tune, "answer_losses", poisoned_after(0, seed=1))
+    placement, answers = Placement("cue", model, toy_benchmark, quick_protocol), [e.answer for e in rows.train]
+    steps = tune.tune(Prefill(model), toy_benchmark, placement, rows.train, answers, quick_protocol)
+    assert [(tuned.step, tuned.diverged) for tuned in steps] == [(0, (1,)), (3, (1,)), (6, (1,))]
+
+
 def spoil_weights(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.1.mlp.up_proj.weight"][0, 0] = np.nan
