@@ -20,7 +20,7 @@ class Phase:
     seconds: float = 0.0
     """Wall clock of the first process, spent in this phase and none inside it."""
     tokens: int = 0
-    """Read or produced by all processes, padding not counted."""
+    """Read or produced by all processes, padding not counted; read again where a pass ran out of memory."""
     flops: float = 0.0
 
 

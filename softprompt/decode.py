@@ -43,6 +43,9 @@ def answer(
 
     Args:
         micro_batch: most rows of a pass; None for as many as fit into memory.
+
+    Raises:
+        OutOfMemory: not even one row fits.
     """
     model, meter = prefill.model, prefill.meter
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)

@@ -48,7 +48,8 @@ class MicroBatches:
     def run(
         self, rows: Sequence[Row], num_bytes: Callable[[Row], float], work: Callable[[Sequence[Row]], Found]
     ) -> Iterator[Found]:
-        """`work` of each chunk in turn. What it leaves behind when it runs out of memory must not count.
+        """`work` of each chunk in turn. What it leaves behind when it runs out of memory must not count, but for what a
+        `Meter` counts, which is work that was tried.
 
         Args:
             num_bytes: estimate for one row; a chunk is padded, so that its rows need as much as the largest of them.

@@ -45,7 +45,8 @@ class Meter:
             self._open.pop()
 
     def count(self, model: LanguageModel, num_tokens: int, num_logits: int, *, backward: bool = False) -> None:
-        """Note a pass, on whatever thread, over `num_tokens`, padding not counted, with logits at `num_logits` of them.
+        """Note a pass, on whatever thread, over `num_tokens`, padding not counted, with logits at `num_logits` of them;
+        one that runs out of memory is counted as well.
 
         Args:
             backward: whether gradients flow back through it.

@@ -67,6 +67,9 @@ def tune(
 
     Args:
         micro_batch: most rows of a pass; None for as many as fit into memory.
+
+    Raises:
+        OutOfMemory: not even one row fits.
     """
     model = prefill.model
     micro_batches = MicroBatches(model.devices, micro_batch, TUNING_BYTES_OF_A_CORE)
