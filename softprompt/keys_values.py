@@ -55,7 +55,8 @@ class KeysAndValues:
 
     @property
     def num_bytes(self) -> int:
-        return sum(stack.nbytes for stack in self.stacks)
+        """That are held; of the `first` positions of others, by all of those."""
+        return sum(stack.untyped_storage().nbytes() for stack in self.stacks)
 
     def row(self, number: int, num_first: int, num_last: int) -> "KeysAndValues":
         """A copy of one row's first and last positions, without the padding between them."""
