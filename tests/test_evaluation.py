@@ -25,11 +25,14 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from softprompt import tune
+from softprompt import evaluation, tune
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import open_checkpoint
-from softprompt.decode import answer
+from softprompt.conditions import Condition
+from softprompt.decode import Generation, answer
 from softprompt.errors import BadBenchmark, BadCheckpoint
+from softprompt.evaluation import Evaluation
+from softprompt.meter import Meter
 from softprompt.models import LanguageModel, load_model
 from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompt
@@ -51,6 +54,33 @@ def weights_hash(model: LanguageModel) -> str:
 
 
 # What a result holds
+
+
+def test_outcomes_worked_by_hand(
+    model: LanguageModel,
+    toy_benchmark: Benchmark,
+    quick_protocol: Protocol,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gold, other = "Oslo", "Wellington"
+    item = replace(rows.test[0], answer=gold, golds=(gold,), options=(other, gold))
+    outputs = [(gold, True), (gold, False), (other, True), (f"It is {gold}.", True)]
+    nats = [[-3.0, -2.0], [-3.0, -2.0], [-2.0, -3.0], [-4.0, -2.0]]  # of whole options: no share of a longer one's
+    generations = [Generation(text, stopped) for text, stopped in outputs]
+    items = [replace(item, id=str(i)) for i in range(len(outputs))]
+    monkeypatch.setattr(evaluation, "answer", lambda *_, **__: (generations, nats))
+    work = Evaluation(model, toy_benchmark, quick_protocol, CPU, [], [], items, Meter(), lambda *_: None)
+    found = work.outcomes(Condition())
+    assert [(o.stopped, o.answer, o.correct, o.lenient_correct) for o in found] == [
+        (True, gold, True, True),
+        (False, None, False, True),  # cut off: it does not follow the format, whatever it says
+        (True, other, False, False),
+        (True, None, False, True),
+    ]
+    assert [o.choice_correct for o in found] == [True, True, False, True]
+    assert [o.gold_bits for o in found] == pytest.approx([num / math.log(2) for num in (2, 2, 3, 2)])
+    assert {o.gold_bytes for o in found} == {4}
 
 
 def test_a_result_holds_every_condition_metric_and_curve(result: Result, quick_protocol: Protocol) -> None:
