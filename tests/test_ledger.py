@@ -216,9 +216,14 @@ def test_weights_that_were_written_over_are_superseded_and_not_ranked(study: Stu
     assert [entry.key for entry in Tracker(study).ledger.to_rank()] == [newer.key]
 
 
-def test_results_of_another_version_of_a_benchmark_are_not_ranked(study: Study) -> None:
+@pytest.mark.parametrize("what", ["benchmark", "protocol"])
+def test_results_of_another_version_of_the_benchmark_or_protocol_are_not_ranked(study: Study, what: str) -> None:
     old = job(study)
-    log(study, replace(old, benchmark=replace(old.benchmark, version=0)), job(study, benchmark="capitals"))
+    other = {
+        "benchmark": replace(old.benchmark, version=0),
+        "protocol": replace(study.protocol, num_steps=study.protocol.num_steps + 1),
+    }
+    log(study, replace(old, **{what: other[what]}), job(study, benchmark="capitals"))
     assert [entry.benchmark for entry in Tracker(study).ledger.to_rank()] == ["capitals"]
 
 
