@@ -116,3 +116,40 @@ def test_the_learning_rate_rises_then_falls_to_nothing(quick_protocol: Protocol)
     assert shares[:5] == [0.2, 0.4, 0.6, 0.8, 1.0]
     assert shares[4:] == sorted(shares[4:], reverse=True)
     assert shares[40] == pytest.approx(0)
+
+
+def test_a_step_is_adamw_without_decay_on_gradients_that_each_seed_clips_alone(
+    model: LanguageModel,
+    toy_benchmark: Benchmark,
+    quick_protocol: Protocol,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Norms above and below 1, so that neither a clip is missed nor one seed's norm counts for the other."""
+    protocol = replace(quick_protocol, num_steps=2)
+    placement = Placement("prefix", model, toy_benchmark, protocol)
+    start_SPD = placement.initial_vectors(protocol.seeds)
+    direction_SPD = torch.nn.functional.normalize(
+        torch.linspace(-1, 1, start_SPD.numel()).view_as(start_SPD), dim=(1, 2)
+    )
+    norms_ES = torch.tensor([[5.0, 0.1], [0.5, 0.4]])
+    steps = iter(norms_ES)
+
+    def backward(_prefill: Prefill, _rows: object, seeds: Sequence[torch.nn.Parameter], *_: object) -> Tensor:
+        for seed, direction_PD, norm in zip(seeds, direction_SPD, next(steps), strict=True):
+            seed.grad = norm * direction_PD
+        return torch.zeros(len(seeds))
+
+    monkeypatch.setattr(tune, "_backward", backward)
+    targets = [example.answer for example in rows.train]
+    *_, tuned = tune.tune(Prefill(model), toy_benchmark, placement, rows.train, targets, protocol)
+
+    expected_SPD, mean_SPD, square_SPD = start_SPD.clone(), 0.0, 0.0
+    for step, norms_S in enumerate(norms_ES):
+        gradient_SPD = norms_S.clamp(max=1.0)[:, None, None] * direction_SPD
+        mean_SPD = 0.9 * mean_SPD + 0.1 * gradient_SPD
+        square_SPD = 0.999 * square_SPD + 0.001 * gradient_SPD**2
+        rate = protocol.learning_rate * model.embedding_rms * tune.share_of_rate(step, protocol)
+        unbiased_SPD = (square_SPD / (1 - 0.999 ** (step + 1))).sqrt()
+        expected_SPD -= rate * (mean_SPD / (1 - 0.9 ** (step + 1))) / (unbiased_SPD + 1e-8)
+    torch.testing.assert_close(tuned.vectors_SPD, expected_SPD, rtol=1e-4, atol=1e-5)
