@@ -190,8 +190,10 @@ def test_the_copy_used_longest_ago_makes_room(s3: S3Bucket, tmp_path: Path, cach
         with cache.open(CheckpointFiles(checkpoint)) as folder:
             size = num_bytes(folder)
         os.utime(cache.root / ".locks" / checkpoint.fingerprint, (age, age))
+    with cache.open(CheckpointFiles(b)):
+        pass
     with Cache(cache.folder, limit_gb=2.5 * size / 1e9).open(CheckpointFiles(c)):
-        assert copies(cache) == {a.fingerprint, c.fingerprint}
+        assert copies(cache) == {b.fingerprint, c.fingerprint}
 
 
 def test_a_copy_in_use_by_another_process_stays_until_that_process_dies(

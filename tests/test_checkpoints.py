@@ -95,6 +95,11 @@ def half_written(folder: Path) -> None:
     cut(folder / "model-1-of-2.safetensors", 300)
 
 
+def too_long(folder: Path) -> None:
+    with (folder / "model-1-of-2.safetensors").open("ab") as file:
+        file.write(b"more")
+
+
 def cut_in_the_header(folder: Path) -> None:
     cut(folder / "model-1-of-2.safetensors", 30)
 
@@ -147,6 +152,7 @@ def with_a_tensor_that_ends_nowhere(folder: Path) -> None:
     ("spoil", "retryable", "message"),
     [
         (half_written, True, "has 300 bytes, its header asks for .* still being written"),
+        (too_long, True, r"has \d+ bytes, its header asks for \d+"),
         (cut_in_the_header, True, "has 30 bytes, its header asks for more"),
         (zero_bytes, True, "has 0 bytes, its header asks for more"),
         (without_a_shard, True, "lacks the shard model-1-of-2.safetensors"),
@@ -199,6 +205,7 @@ def test_overwritten_weights_are_another_checkpoint(tmp_path: Path) -> None:
     before = look()
     assert look() == before
     (folder / "optimizer.bin").write_text("files that decide no score do not count")
+    (folder / "metadata.json").write_text('{"tokens": 1}')
     assert look() == before
     save_file({"weight": np.full(100, 2.0, np.float32)}, folder / "model.safetensors")
     os.utime(folder / "model.safetensors", (2e9, 2e9))

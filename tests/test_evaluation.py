@@ -33,6 +33,7 @@ from softprompt.decode import Generation, answer
 from softprompt.errors import BadBenchmark, BadCheckpoint
 from softprompt.evaluation import Evaluation
 from softprompt.meter import Meter
+from softprompt.metrics import summarise
 from softprompt.models import LanguageModel, load_model
 from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompt
@@ -95,6 +96,16 @@ def test_a_result_holds_every_condition_metric_and_curve(result: Result, quick_p
     assert len(result.outcomes) == 12 * (1 + 1 + 2 + 2)
     assert result.vectors["prefix"].shape == (2, quick_protocol.num_vectors, 32)
     assert (result.variant, result.step, result.status) == ("step-100", 100, "ok")
+
+
+def test_every_point_of_a_curve_is_of_the_same_first_items(
+    run: Callable[..., Result], quick_protocol: Protocol
+) -> None:
+    short = run(protocol=replace(quick_protocol, placements=("cue",), num_curve=5))
+    assert [point.metrics["accuracy"].n for point in short.curves["cue"]] == [5, 5, 5]
+    outcomes = [outcome for outcome in short.outcomes if outcome.condition == "cue"]
+    first = [outcome.item for outcome in outcomes[:5]]
+    assert short.curves["cue"][-1].metrics == summarise([o for o in outcomes if o.item in first])
 
 
 def test_tuning_lowers_the_loss(run: Callable[..., Result], quick_protocol: Protocol) -> None:
