@@ -2,8 +2,8 @@
 
     python scripts/post_training_rate.py --folder build/post-training
 
-Variant A, whose format post-training changes most, of worlds 101 and 102, on which no result is reported; the test
-split has no part in it. About 3 minutes a world on one core.
+Variant A, whose format post-training changes most, of worlds 101 and 102, whose scores settle settings and are no
+independent evidence; the test split has no part in it. About 3 minutes a world on one core.
 """
 
 import argparse

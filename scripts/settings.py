@@ -3,9 +3,9 @@
     python scripts/settings.py --part worlds --out build/settings-worlds.md
     python scripts/settings.py --part real   --out build/settings-real.md --model FOLDER --mirror PATH
 
-`worlds`: Knowledge Worlds, by default 101 to 103, whose truth is known, and on which no result is reported. `real`:
-test items from `FIRST_ITEM` on, behind those that results are reported on. Results are kept in `--folder` and read
-again: a run that was cut off goes on, and `--only` names the settings to run.
+`worlds`: Knowledge Worlds, by default 101 to 103, whose truth is known, and whose scores settle settings and are no
+independent evidence. `real`: test items from `FIRST_ITEM` on, behind those that results are reported on. Results are
+kept in `--folder` and read again: a run that was cut off goes on, and `--only` names the settings to run.
 """
 
 import argparse
