@@ -97,9 +97,9 @@ def page(rows: Sequence[str], num: int) -> str:
         "deviation of what one tuning scores more or less than another, in accuracy."
     )
     why = (
-        "One seed shows nothing of that spread, so that a ranking by one seed says so. Too careful where the seeds do not "
-        "differ: what items and seeds have between them counts as both. A little too bold where three seeds on a single "
-        "benchmark differ much, whose accuracies near 0 and 1 are lopsided."
+        "One seed shows nothing of that spread, so that a ranking by one seed says so. Too careful where the seeds do "
+        "not differ: what items and seeds have between them counts as both. A little too bold where three seeds on a "
+        "single benchmark differ much, whose accuracies near 0 and 1 are lopsided."
     )
     table = [f"| {' | '.join(COLUMNS)} |", "| --- " * len(COLUMNS) + "|", *rows]
     return "\n\n".join(["# Calibration", said, "\n".join(table), why]) + "\n"
