@@ -15,9 +15,13 @@ from pathlib import Path
 
 from softprompt import errors
 from softprompt.request import ERROR_SUFFIX, Request
-from tasks.interruption import check_interrupted
+from tasks.interruption import check_interrupted, sleep
 
 TAIL_LINES = 30
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What systemd, Slurm or a terminal sends to all processes of a unit; a child may end by it before its flow knows."""
+SECONDS_UNTIL_A_STOP_IS_KNOWN = 3.0
+"""To the flow, where a launcher was stopped, which says 1 as for a failure."""
 LAUNCHERS_REPORT = "torch/distributed/elastic/multiprocessing"
 """In the first line of what a launcher says of a process that failed: forty lines below the reason itself."""
 
@@ -35,7 +39,7 @@ def run_worker(
 
     Raises:
         JobFailed: it ended without a result, or took longer than its resources' `timeout_s`.
-        JobCancelled: its flow was cancelled.
+        JobCancelled: its flow was cancelled, or the process stopped.
         SoftPromptError: what the worker itself raised.
     """
     num_processes, timeout_s = request.resources.processes_per_job, request.resources.timeout_s
@@ -57,7 +61,14 @@ def run_worker(
         finally:
             _end(child)
         if child.returncode:
-            raise _error(file.with_suffix(ERROR_SUFFIX)) or errors.JobFailed(
+            if error := _error(file.with_suffix(ERROR_SUFFIX)):
+                raise error
+            if -child.returncode in STOPS:
+                raise errors.JobCancelled(
+                    f"The job's process was stopped by {signal.Signals(-child.returncode).name}; a later look does it."
+                )
+            sleep(SECONDS_UNTIL_A_STOP_IS_KNOWN)
+            raise errors.JobFailed(
                 f"The job's process ended with status {child.returncode} and no result; the last it said: "
                 + " | ".join(tail)
             )

@@ -9,6 +9,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,27 @@ def test_a_worker_that_dies_says_its_last_words(job: Request, tmp_path: Path, nu
     Path(job.benchmark_folder or "", "capitals.py").write_text("import os; print('farewell'); os._exit(7)")
     with pytest.raises(JobFailed, match=rf"status {status} and no result; the last it said: farewell( \| farewell)*$"):
         run_worker(on(job, processes_per_job=num_processes), tmp_path / "out")
+
+
+def test_a_worker_that_is_stopped_has_not_failed(job: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unit's end signals all its processes, in no order: the flow may hear of it last. A launcher only says 1."""
+    ended = threading.Event()
+    monkeypatch.setattr("tasks.children._error", lambda _: ended.set())
+    benchmark = Path(job.benchmark_folder or "", "capitals.py")
+    benchmark.write_text("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    with pytest.raises(JobCancelled, match="was stopped by SIGTERM; a later look does it"):
+        run_worker(job, tmp_path / "out")
+
+    benchmark.write_text("import os; os._exit(1)")
+    ended.clear()
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(run_worker, job, tmp_path / "out")
+        with suppress(KeyboardInterrupt), interruptible():
+            assert ended.wait(60)
+            raise KeyboardInterrupt
+        assert isinstance(late.exception(), JobCancelled)
+    with interruptible():
+        pass  # what comes next is not interrupted
 
 
 def test_a_slot_has_devices_of_its_own_until_it_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
