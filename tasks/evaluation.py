@@ -57,7 +57,12 @@ def room_for_a_job(study: Study) -> Iterator[tuple[str, ...]]:
     limit = resources.concurrency_limit
     with slot(study.home, resources, on_wait=lambda: logger.info("All slots of this host are taken; waiting.")) as own:
         try:
-            with concurrency([limit] if limit else [], occupy=resources.devices_per_job, strict=True):
+            with concurrency(
+                [limit] if limit else [],
+                occupy=resources.devices_per_job,
+                strict=True,
+                raise_on_lease_renewal_failure=False,  # or a restart of Prefect's server would end all running jobs
+            ):
                 yield own
         except ConcurrencySlotAcquisitionError as error:
             raise BadStudy(

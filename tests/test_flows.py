@@ -4,14 +4,18 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.logging import disable_run_logger
 from prefect.testing.utilities import prefect_test_harness
 from s3 import S3Bucket
 from safetensors.numpy import load_file, save_file
@@ -23,6 +27,7 @@ from flows.rank_variants import rank_variants
 from flows.watch_checkpoints import watch_checkpoints
 from softprompt.errors import TrackingUnavailable
 from softprompt.study import Study
+from tasks.evaluation import room_for_a_job
 from tasks.ledger import Ledger
 from tasks.tracking import Tracker
 
@@ -271,3 +276,27 @@ def test_a_concurrency_limit_that_prefect_lacks_is_named_with_its_remedy(
     with get_client(sync_client=True) as client:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="gpus", limit=1))
     assert watch_checkpoints(str(study), return_state=True).is_completed()
+
+
+def test_a_job_goes_on_when_prefects_server_forgets_that_it_holds_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that starts anew has no leases; here the one there is ends before it is renewed."""
+    study = Study.read(make_study(tmp_path))
+    limited = replace(study, resources=replace(study.resources, concurrency_limit="forgotten"))
+    renew = SyncPrefectClient.renew_concurrency_lease
+
+    def forget(self: SyncPrefectClient, lease_id: UUID, lease_duration: float) -> None:
+        self.release_concurrency_slots_with_lease(lease_id)
+        renew(self, lease_id, lease_duration)
+
+    monkeypatch.setattr(SyncPrefectClient, "renew_concurrency_lease", forget)
+    monkeypatch.setattr("prefect.concurrency._leases._RENEWAL_RETRY_BASE_DELAY", 0)
+    with get_client(sync_client=True) as client:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="forgotten", limit=1))
+    with disable_run_logger(), room_for_a_job(limited):
+        deadline = time.monotonic() + 30
+        while "failed after 3 attempts" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(0.5)  # whoever is cancelled is so by now
