@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from posixpath import normpath
 from typing import Any
 
 import fsspec
@@ -86,6 +87,15 @@ class Bucket:
 
     def uri(self, path: str) -> str:
         return f"{self.url}/{path}" if path else self.url
+
+    def path_of(self, uri: str) -> str | None:
+        """The path of what lies at `uri`, however that is spelled: over a link, as `file://`, with `//` or `/./`. None
+        if it does not lie below this bucket."""
+        there = Bucket(uri)
+        place, root = PurePosixPath(normpath(there._root)), PurePosixPath(normpath(self._root))
+        if self.is_local and there.is_local:
+            root = next((above for above in place.parents if Path(above).resolve() == Path(root).resolve()), root)
+        return str(place.relative_to(root)) if there._fs == self._fs and root in place.parents else None
 
     def entries(self, path: str = "") -> list[Entry]:
         """What lies directly in `path`, by name."""

@@ -219,6 +219,12 @@ def open_checkpoint(uri: str, place: tuple[str, int] | None = None, *, with_toke
     return describe(bucket, folder, with_tokenizer=with_tokenizer)
 
 
+def stated_place(bucket: Bucket) -> tuple[str, int] | None:
+    """Variant and step by a checkpoint's metadata, if they hold both."""
+    metadata = read_metadata(bucket, "")
+    return (str(metadata["variant"]), metadata["step"]) if {"variant", "step"} <= metadata.keys() else None
+
+
 def identity(variant: str, step: int, needed: dict[str, Entry]) -> str:
     """The fingerprint of the checkpoint that these files make."""
     return fingerprint([variant, step, [(entry.name, entry.size, entry.version) for entry in deciding_files(needed)]])

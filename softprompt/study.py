@@ -8,9 +8,11 @@ from typing import Any
 
 from softprompt import benchmarks, suites
 from softprompt.benchmarks import Benchmark
+from softprompt.bucket import Bucket
 from softprompt.cache import DEFAULT_GB, Cache, tokenizer_fingerprint
-from softprompt.checkpoints import Checkpoint, open_checkpoint
-from softprompt.errors import BadStudy
+from softprompt.checkpoints import Checkpoint, open_checkpoint, stated_place
+from softprompt.completeness import METADATA_FILE
+from softprompt.errors import BadCheckpoint, BadStudy
 from softprompt.layout import Layout
 from softprompt.protocol import Protocol, Resources, require
 
@@ -119,10 +121,21 @@ class Study:
         return self._as_read[name]
 
     def locate(self, uri: str) -> Checkpoint:
-        """A checkpoint by its URI; variant and step come from the layout if it lies in the study's bucket."""
-        root = self.bucket.rstrip("/") + "/"
-        place = Layout(self.layout).match(uri.rstrip("/").removeprefix(root)) if uri.startswith(root) else None
-        return open_checkpoint(uri, place, with_tokenizer=not self.tokenizer)
+        """A checkpoint by its URI. Variant and step come from the layout if it lies in the study's bucket, else from
+        its `metadata.json`: a guess would be ranked as a variant of its own.
+
+        Raises:
+            BadCheckpoint: neither says them; or it is missing, incomplete, or broken.
+        """
+        bucket = Bucket(self.bucket)
+        path = bucket.path_of(uri)
+        place = Layout(self.layout).match(path) if path else None
+        if place := place or stated_place(Bucket(uri)):
+            return open_checkpoint(bucket.uri(path) if path else uri, place, with_tokenizer=not self.tokenizer)
+        raise BadCheckpoint(
+            f"{uri} is not under {self.bucket} in the layout {self.layout!r}; correct the path or `bucket`, or put "
+            f"variant and step into its {METADATA_FILE}."
+        )
 
     @cached_property
     def _declared(self) -> dict[str, Benchmark]:

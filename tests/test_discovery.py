@@ -14,7 +14,7 @@ from studies import make_study
 from test_checkpoints import write_checkpoint
 
 from softprompt.checkpoints import Checkpoint, Folder, discover
-from softprompt.errors import BucketUnavailable, IncompleteCheckpoint
+from softprompt.errors import BadCheckpoint, BucketUnavailable, IncompleteCheckpoint
 from softprompt.study import Study
 from tasks.discovery import find_pending, jobs_of, settled, worth_a_look
 from tasks.ledger import Finished, Ledger
@@ -175,6 +175,32 @@ def test_a_checkpoint_waits_for_its_tokenizer_unless_the_study_has_one(study: St
     with pytest.raises(IncompleteCheckpoint, match=r"has no tokenizer \(yet\); if it never gets one, name one as"):
         study.locate(str(folder))
     assert len(pending(dataclasses.replace(study, tokenizer="elsewhere"))) == 1
+
+
+@pytest.mark.parametrize("spelling", ["{link}/A/step-5", "file://{bucket}/A/step-5", "{bucket}//A/./step-5/"])
+def test_another_spelling_of_its_path_makes_no_other_checkpoint(study: Study, tmp_path: Path, spelling: str) -> None:
+    write_checkpoint(Path(study.bucket) / "A" / "step-5")
+    (tmp_path / "link").symlink_to(study.bucket)
+    (found,) = pending(study)
+    assert study.locate(spelling.format(link=tmp_path / "link", bucket=study.bucket)) == found
+    through_the_link = dataclasses.replace(study, bucket=str(tmp_path / "link"))
+    assert through_the_link.locate(found.uri).fingerprint == found.fingerprint
+
+
+def test_another_spelling_of_its_url_makes_no_other_checkpoint(s3: S3Bucket, study: Study, tmp_path: Path) -> None:
+    on_s3 = dataclasses.replace(study, bucket=s3.url + "/")
+    uri = s3.upload(write_checkpoint(tmp_path / "whole"), "A/step-5")
+    assert on_s3.locate(uri.replace("A/step", "/A/step") + "/") == pending(on_s3)[0]
+
+
+def test_a_checkpoint_from_elsewhere_must_say_whose_it_is(study: Study, tmp_path: Path) -> None:
+    elsewhere = write_checkpoint(tmp_path / "elsewhere" / "step-5")
+    with pytest.raises(
+        BadCheckpoint, match=r"is not under .*bucket in the layout .*, or put variant and step into its"
+    ):
+        study.locate(str(elsewhere))
+    (elsewhere / "metadata.json").write_text('{"variant": "A", "step": 5}')
+    assert study.locate(str(elsewhere)).name == "A at step 5"
 
 
 def test_a_store_that_is_away_is_no_empty_bucket(s3: S3Bucket, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
