@@ -6,7 +6,6 @@ for S3 these are `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY
 """
 
 import errno
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from softprompt.errors import BadBucket, BucketUnavailable, without_passwords
+from softprompt.errors import BadBucket, BucketUnavailable, holds_password, without_passwords
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _BAD_CREDENTIALS = (
@@ -68,7 +67,7 @@ class Bucket:
     """
 
     def __init__(self, url: str) -> None:
-        if re.search(r"//[^/@\s]*:[^/@\s]*@", url):
+        if holds_password(url):
             raise BadBucket(
                 f"{without_passwords(url)} holds a password, which logs and MLflow would show; leave it out and give "
                 "it by the environment (AWS_SECRET_ACCESS_KEY for S3, else FSSPEC_<PROTOCOL>_PASSWORD)."

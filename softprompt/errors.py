@@ -69,6 +69,14 @@ class OutOfMemory(SoftPromptError):
     """The device cannot hold the model, or not a single row beside it."""
 
 
+_PASSWORD = r"//[^/\s]*:\S*@"
+"""A secret may itself hold `/` and `@`, so that the last `@` counts."""
+
+
+def holds_password(url: str) -> bool:
+    return re.search(_PASSWORD, url) is not None
+
+
 def without_passwords(text: str) -> str:
-    """`text` with every `user:password@` of a URL blotted out."""
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
+    """`text` with every `user:password@` and `user@` of a URL blotted out."""
+    return re.sub(rf"{_PASSWORD}|//[^/@\s]*@", "//***@", text)

@@ -1,8 +1,7 @@
 """Tell Prefect that a checkpoint is there, so that the deployment `on-event` evaluates it at once."""
 
-from pathlib import Path
-
-from softprompt.errors import SoftPromptError
+from softprompt.bucket import Bucket
+from softprompt.errors import SoftPromptError, without_passwords
 
 EVENT = "checkpoint.ready"
 RESOURCE = "softprompt.checkpoint."
@@ -19,6 +18,7 @@ def announce_checkpoint(uri: str) -> None:
 
     Raises:
         NotAnnounced: there is no Prefect server, or it does not answer.
+        BadBucket: this is no place that can be read, or holds a password.
     """
     import httpx
     from prefect.client.orchestration import get_client
@@ -29,7 +29,7 @@ def announce_checkpoint(uri: str) -> None:
         raise NotAnnounced(
             "PREFECT_API_URL is not set; set it to the Prefect server's, e.g. http://127.0.0.1:4200/api."
         )
-    place = uri if "://" in uri else str(Path(uri).absolute())
+    place, server = Bucket(uri).url, without_passwords(PREFECT_API_URL.value())
     resource = Resource({"prefect.resource.id": RESOURCE + place})
     event = Event(event=EVENT, resource=resource, payload={"uri": place})
     try:
@@ -37,6 +37,6 @@ def announce_checkpoint(uri: str) -> None:
             client.request("POST", "/events", json=[event.model_dump(mode="json")])
     except (httpx.HTTPError, RuntimeError) as error:
         raise NotAnnounced(
-            f"Prefect at {PREFECT_API_URL.value()} did not take the event ({type(error).__name__}); start it or "
+            f"Prefect at {server} did not take the event ({type(error).__name__}); start it or "
             "correct PREFECT_API_URL. The scheduled watcher will find the checkpoint all the same."
         ) from error

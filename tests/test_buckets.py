@@ -222,7 +222,8 @@ def test_a_marker_settles_a_checkpoint_at_once(s3: S3Bucket, whole: Path) -> Non
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, None, True, "cannot be read just now (EndpointConnectionError"),
         ({"AWS_ENDPOINT_URL": f"http://u:{SECRET}@127.0.0.1:9"}, None, True, "cannot be read just now"),
         ({}, f"s3://{WRITER_KEY}:{SECRET}@bucket/runs", False, "s3://***@bucket/runs holds a password"),
-        ({}, f"ftp://user:{SECRET}@host/runs", False, "ftp://***@host/runs holds a password"),
+        ({}, f"s3://{WRITER_KEY}:ab/cd+{SECRET}@bucket/runs", False, "s3://***@bucket/runs holds a password"),
+        ({}, f"ftp://user:p@{SECRET}@host/runs", False, "ftp://***@host/runs holds a password"),
     ],
 )
 def test_a_store_that_refuses_or_is_away_is_one_sentence(

@@ -131,10 +131,15 @@ def test_an_announcement_that_nobody_takes_is_one_sentence(
 ) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    monkeypatch.setattr("sys.argv", ["softprompt", "announce", "runs/A/step-100"])
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), pytest.raises(SystemExit):
-        run_app()
-    assert capsys.readouterr().err.startswith("NotAnnounced: Prefect at http://127.0.0.1:9/api did not take the event")
+    def announce(checkpoint: str) -> str:
+        monkeypatch.setattr("sys.argv", ["softprompt", "announce", checkpoint])
+        with temporary_settings({PREFECT_API_URL: "http://me:secret@127.0.0.1:9/api"}), pytest.raises(SystemExit):
+            run_app()
+        return capsys.readouterr().err
+
+    said = announce("runs/A/step-100")
+    assert said.startswith("NotAnnounced: Prefect at http://***@127.0.0.1:9/api did not take the event")
+    assert announce("ftp://me:secret@nas/A/step-100").startswith("BadBucket: ftp://***@nas/A/step-100 holds a password")
 
 
 def test_an_error_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
