@@ -5,7 +5,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ABANDONED_S = 24 * 3600
@@ -21,11 +21,13 @@ def write_whole(file: Path, text: str) -> Path:
 @contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `folder` only if the block ends well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for old in folder.parent.glob(".half-*"):  # of processes that were killed
-        if time.time() - old.stat().st_mtime > ABANDONED_S:
-            shutil.rmtree(old, ignore_errors=True)
-    half = Path(tempfile.mkdtemp(prefix=".half-", dir=folder.parent))
+    halves = folder.parent / ".halves"
+    halves.mkdir(parents=True, exist_ok=True)
+    for old in halves.iterdir():  # of processes that were killed
+        with suppress(FileNotFoundError):  # or of one that is done by now
+            if time.time() - old.stat().st_mtime > ABANDONED_S:
+                shutil.rmtree(old, ignore_errors=True)
+    half = Path(tempfile.mkdtemp(dir=halves))
     try:
         yield half
         if not folder.exists():
