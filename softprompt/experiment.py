@@ -16,10 +16,10 @@ from softprompt.benchmarks import Benchmark, Rows
 from softprompt.cache import Cache, tokenizer_fingerprint
 from softprompt.checkpoints import Checkpoint, discover
 from softprompt.errors import SoftPromptError
-from softprompt.files import temporary_folder
+from softprompt.files import remove_whole, temporary_folder
 from softprompt.progress import Progress, reporting
 from softprompt.protocol import Protocol, Resources
-from softprompt.result import RESULT_FILE, Job, Result
+from softprompt.result import Job, Result, is_saved
 from softprompt.study import Study
 
 
@@ -92,9 +92,10 @@ class Experiment:
     def result(self, job: Job, progress: Progress) -> Result:
         """Out of the folder, or computed and kept there, whole or not at all."""
         folder = self.folder / job.key
-        if not (folder / RESULT_FILE).exists():
+        if not is_saved(folder):
             from softprompt.evaluation import evaluate
 
+            remove_whole(folder)
             found = evaluate(
                 job.checkpoint,
                 job.benchmark,

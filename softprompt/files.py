@@ -1,5 +1,6 @@
 """Files and folders that others see whole or not at all."""
 
+import os
 import shutil
 import tempfile
 import time
@@ -15,14 +16,14 @@ ABANDONED_S = 24 * 3600
 def write_whole(file: Path, text: str) -> Path:
     half = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
     half.write_text(text)
+    _sync(half)
     return half.replace(file)
 
 
 @contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `folder` only if the block ends well."""
-    halves = folder.parent / ".halves"
-    halves.mkdir(parents=True, exist_ok=True)
+    halves = _halves(folder)
     for old in halves.iterdir():  # of processes that were killed
         with suppress(FileNotFoundError):  # or of one that is done by now
             if time.time() - old.stat().st_mtime > ABANDONED_S:
@@ -30,7 +31,31 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
     half = Path(tempfile.mkdtemp(dir=halves))
     try:
         yield half
+        for place in [*half.iterdir(), half]:
+            _sync(place)
         if not folder.exists():
             half.rename(folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a folder, if it is there. Its name goes first: a process that dies here leaves no part under it."""
+    with tempfile.TemporaryDirectory(dir=_halves(folder)) as gone, suppress(FileNotFoundError):
+        folder.rename(gone)
+
+
+def _halves(folder: Path) -> Path:
+    """Beside `folder`, on the same disk."""
+    halves = folder.parent / ".halves"
+    halves.mkdir(parents=True, exist_ok=True)
+    return halves
+
+
+def _sync(place: Path) -> None:
+    """A file's bytes, or a folder's names, onto the disk: a loss of power may leave a new name without them."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

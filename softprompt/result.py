@@ -180,6 +180,21 @@ class Result:
         )
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether a result lies in `folder` that can be read. A process that was killed while it removed one, or a loss of
+    power, may have left a part."""
+    import pyarrow.parquet as pq
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        json.loads((folder / RESULT_FILE).read_text())
+        pq.read_metadata(folder / ITEMS_FILE)
+        with safe_open(folder / VECTORS_FILE, "np"):
+            return True
+    except (OSError, ValueError, SafetensorError):
+        return False
+
+
 def _estimates(values: dict[str, Any]) -> dict[str, Estimate]:
     missing: dict[str, Any] = {"value": math.nan, "low": -math.inf, "high": math.inf}
     return {

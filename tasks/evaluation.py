@@ -1,7 +1,6 @@
 """One job: claim, tune, evaluate, log."""
 
 import math
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +14,9 @@ from prefect.concurrency.sync import concurrency
 from prefect.states import Completed
 
 from softprompt.errors import BadBucket, BadStudy, JobCancelled, RowsUnavailable, SoftPromptError
-from softprompt.files import temporary_folder
+from softprompt.files import remove_whole, temporary_folder
 from softprompt.request import Request
-from softprompt.result import RESULT_FILE, Job, Result
+from softprompt.result import Job, Result, is_saved
 from softprompt.study import Study
 from tasks.children import run_worker
 from tasks.claims import claimed
@@ -75,7 +74,8 @@ def evaluate_and_log(tracker: Tracker, job: Job, devices: tuple[str, ...] = ()) 
     """A result that was computed but not logged, because the process died or MLflow was away, is logged without being
     computed again. If another process was faster, because this one lost its claim meanwhile, its result stands."""
     folder = tracker.results_folder / job.key
-    if not (folder / RESULT_FILE).exists():
+    if not is_saved(folder):
+        remove_whole(folder)
         try:
             compute(tracker.study, job, folder, devices)
         except SoftPromptError as error:
@@ -83,7 +83,7 @@ def evaluate_and_log(tracker: Tracker, job: Job, devices: tuple[str, ...] = ()) 
                 tracker.log_failure(job, error)
             raise
     if is_finished(tracker, job, retry_failed=True):
-        shutil.rmtree(folder)
+        remove_whole(folder)
     else:
         tracker.log(job, folder)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from softprompt.checkpoints import Checkpoint
 from softprompt.cost import GB
-from softprompt.errors import SoftPromptError
-from softprompt.files import temporary_folder, write_whole
+from softprompt.errors import SoftPromptError, TrackingUnavailable
+from softprompt.files import remove_whole, temporary_folder, write_whole
 from softprompt.metrics import Estimate
 from softprompt.ranking import Ranking
-from softprompt.result import RESULT_FILE, Job, Result
+from softprompt.result import RESULT_FILE, Job, Result, is_saved
 from softprompt.study import Study
 from tasks.ledger import Finished, Ledger, artifact_folder
 from tasks.store import Point, Store
@@ -109,12 +109,19 @@ class Tracker:
                         self.store.log_points(run_id, [Point("truth/mean", share, times[variant, step], step)])
 
     def _local(self, job: Finished) -> Path:
-        """The folder of a result on this machine, fetched from MLflow if it was computed elsewhere."""
+        """The folder of a result on this machine, fetched from MLflow if it is not whole there."""
         folder = self.results_folder / job.key
-        if not folder.exists():
+        if not is_saved(folder):
+            remove_whole(folder)
             with self.store.answers(), temporary_folder(folder) as half:
                 for artifact in self.store.client.list_artifacts(job.run_id, job.artifacts):
                     self.fetch(job.run_id, artifact.path, half / Path(artifact.path).name)
+                if not is_saved(half):
+                    raise TrackingUnavailable(
+                        f"MLflow's run {job.run_id} holds no whole result at {job.artifacts}, though the job is done; "
+                        "bring its artifacts back, or delete the checkpoint's LoggedModel, and ledger.json at home, to "
+                        "have it evaluated again."
+                    )
         return folder
 
 

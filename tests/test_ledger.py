@@ -206,6 +206,35 @@ def test_a_job_whose_process_died_before_its_entry_is_logged_again_without_a_tra
     assert [name for name in run.data.metrics if len(points(study, "A", name)) != 1] == []
 
 
+@pytest.mark.parametrize("damaged", ["result.json", "items.parquet", "vectors.safetensors"])
+def test_a_result_that_is_not_whole_on_this_machine_is_fetched_or_computed_again(
+    study: Study, damaged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process was killed while it removed one, or the power was lost."""
+    tracker, mine, late = Tracker(study), job(study), job(study, step=200)
+    log(study, mine)
+    before = tracker.results()
+    for change in (Path.unlink, lambda file: os.truncate(file, 0)):
+        change(tracker.results_folder / mine.key / damaged)
+        assert tracker.results() == before
+
+    artifacts = Path(study.home, "mlartifacts")
+    artifacts.rename(artifacts.with_name("away"))
+    shutil.rmtree(tracker.results_folder)
+    with pytest.raises(
+        TrackingUnavailable, match=r"holds no whole result at results/sums/step-100-.*; bring its artifa"
+    ):
+        tracker.results()
+    artifacts.with_name("away").rename(artifacts)
+    assert tracker.results() == before
+
+    outbox = recorded_result(late).save(tracker.results_folder / late.key)
+    os.truncate(outbox / damaged, 0)
+    monkeypatch.setattr(tasks.evaluation, "compute", lambda _s, _j, folder, _d: recorded_result(late).save(folder))
+    evaluate_and_log(tracker, late)
+    assert [result.step for result in tracker.results()] == [100, 200]
+
+
 @pytest.mark.parametrize("order", [("first", "second"), ("second", "first")])
 def test_weights_that_were_written_over_are_superseded_and_not_ranked(study: Study, order: tuple[str, str]) -> None:
     log(study, *(job(study, weights=weights) for weights in order))
