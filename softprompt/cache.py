@@ -7,6 +7,7 @@ a shared lock on it, whoever fills or removes one an exclusive lock; the kernel 
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -103,16 +104,16 @@ class Cache:
         with self._lock(source.name) as lock:
             while True:
                 lock.share()
-                if source.is_whole(copy):
+                if _sizes(copy) == lock.sizes():
                     break
                 lock.own()  # which gives up the share first, so another process may have made the copy by now
-                if not source.is_whole(copy):
-                    self._fill(source)
+                if _sizes(copy) != lock.sizes():
+                    self._fill(source, lock)
             lock.mark_use()
             yield copy
 
-    def _fill(self, source: Source) -> None:
-        """Download; the caller owns the lock of the source's name."""
+    def _fill(self, source: Source, lock: "_Lock") -> None:
+        """Download; the caller owns `lock`, that of the source's name."""
         bucket, files = Bucket(source.uri), source.files()
         try:
             half = self._reserve(source, sum(entry.size for entry in files.values()))
@@ -121,6 +122,7 @@ class Cache:
                     bucket.download(file, half / file)
                 if source.files() != files:
                     raise FileNotFoundError
+                lock.note_sizes({name: entry.size for name, entry in files.items()})
                 half.rename(self.root / source.name)
             finally:
                 shutil.rmtree(half, ignore_errors=True)
@@ -188,13 +190,14 @@ class Cache:
 
 
 class _Lock:
-    """An empty file that stays, with a lock that the kernel frees when this process ends. Its time of change is the
-    last use of what it guards."""
+    """A small file that stays, with a lock that the kernel frees when this process ends. It holds the sizes, in bytes,
+    of the files of the copy that it guards: a machine that lost power may have cut them. Its time of change is the
+    copy's last use."""
 
     def __init__(self, file: Path) -> None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._file = file.open("a")
+            self._file = file.open("a+")
         except OSError as error:
             raise CacheUnavailable(
                 f"{file.parent} cannot be written ({error.strerror}); name a folder that can in {FOLDER_VARIABLE}."
@@ -219,8 +222,26 @@ class _Lock:
             return False
         return True
 
+    def sizes(self) -> dict[str, int]:
+        """Empty if none are noted, or if the note itself was cut."""
+        self._file.seek(0)
+        try:
+            return json.load(self._file)
+        except ValueError:
+            return {}
+
+    def note_sizes(self, sizes: dict[str, int]) -> None:
+        self._file.truncate(0)
+        json.dump(sizes, self._file)
+        self._file.flush()
+
     def mark_use(self) -> None:
         os.utime(self._file.fileno())
+
+
+def _sizes(copy: Path) -> dict[str, int] | None:
+    """Of its files, in bytes; None if it is not there."""
+    return {file.name: file.stat().st_size for file in copy.iterdir()} if copy.is_dir() else None
 
 
 def _num_bytes(folder: Path) -> int:

@@ -1,7 +1,6 @@
 """What the cache makes copies of: a checkpoint, or a tokenizer alone."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, Self
 
 from softprompt.bucket import Bucket, Entry
@@ -28,9 +27,6 @@ class Source(Protocol):
             IncompleteCheckpoint: they are not those that were found.
         """
 
-    def is_whole(self, folder: Path) -> bool:
-        """Whether a copy is there and as long as it should be: a machine that lost power may have cut it."""
-
 
 @dataclass(frozen=True)
 class CheckpointFiles:
@@ -53,14 +49,6 @@ class CheckpointFiles:
         if identity(self.checkpoint.variant, self.checkpoint.step, files) != self.checkpoint.fingerprint:
             raise overwritten(self)
         return files
-
-    def is_whole(self, folder: Path) -> bool:
-        try:
-            bucket = Bucket(str(folder))
-            needed_files(bucket, "", list_files(bucket, ""))
-        except BadCheckpoint:
-            return False
-        return True
 
 
 @dataclass(frozen=True)
@@ -94,10 +82,6 @@ class TokenizerFiles:
         if tuple(files.values()) != self.found:
             raise overwritten(self)
         return files
-
-    def is_whole(self, folder: Path) -> bool:
-        sizes = {file.name: file.stat().st_size for file in folder.iterdir()} if folder.is_dir() else {}
-        return sizes == {entry.name: entry.size for entry in self.found}
 
 
 def overwritten(source: Source) -> IncompleteCheckpoint:
