@@ -97,9 +97,12 @@ class Store:
             yield
         except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
             reason = without_passwords(" ".join(str(error).split()))[:300]
+            remedy = "start it, or correct `tracking_uri` in the study"
+            if "Invalid Host header" in reason:
+                remedy = "start it with the host of `tracking_uri` among its --allowed-hosts"
             raise TrackingUnavailable(
                 f"MLflow at {without_passwords(self.study.mlflow_uri)} cannot be used ({reason}); nothing computed is "
-                "lost: start it, or correct `tracking_uri` in the study, and the same call goes on from here."
+                f"lost: {remedy}, and the same call goes on from here."
             ) from None  # the cause's own text may hold a password
 
     def _find_run(self, variant: str) -> str | None:
