@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from softprompt.cli import AsJson, app, run_app
+from softprompt.result import finite
 from softprompt.study import Study
 from softprompt.tables import errors, screen, show_ranking
 
@@ -36,7 +37,8 @@ def rank(
     is_headline = found.condition == tracker.study.protocol.headline
     diagnosis = diagnose(found, PastRankings(tracker, jobs).rankings if is_headline else [])
     if as_json:
-        print(json.dumps({**found.to_dict(), "diagnosis": diagnosis.to_dict()}, indent=1))
+        values = {**found.to_dict(), "diagnosis": diagnosis.to_dict()}
+        print(json.dumps(finite(values), indent=1, allow_nan=False))
     else:
         show_ranking(found, diagnosis)
 

@@ -72,20 +72,20 @@ def evaluate(
 
     protocol = Protocol.from_dict(dict(parse_setting(setting) for setting in set_ or []))
     resources = Resources(device=device, micro_batch=micro_batch, trust_remote_code=trust_remote_code)
+    declared = [registry.get(name, benchmark_folder) for name in suites.expand(benchmark)]
     results = []
-    for name in suites.expand(benchmark):
-        declared = registry.get(name, benchmark_folder)
-        result = run(checkpoint, declared, protocol, resources=resources, mirror=mirror, tokenizer=tokenizer)
-        results.append(result)
+    for each in declared:
+        result = run(checkpoint, each, protocol, resources=resources, mirror=mirror, tokenizer=tokenizer)
         if save:
-            result.save(save / name)
-    if as_json:
-        print(json.dumps([result.to_dict() for result in results], indent=1))
-        return
-    for result in results:
+            result.save(save / each.name)
+        if as_json:
+            results.append(result.to_dict())
+            continue
         screen.print(conditions_table(result), curve_table(result))
         for sentence in result.sentences():
             screen.print(f"  {sentence}", highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(finite(results), indent=1, allow_nan=False))
 
 
 @app.command()
@@ -194,7 +194,7 @@ def run_app() -> None:
     try:
         app()
     except SoftPromptError as error:
-        errors.print(f"[red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

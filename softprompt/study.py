@@ -78,7 +78,9 @@ class Study:
             values = tomllib.loads(file.read_text())
         except FileNotFoundError as error:
             raise BadStudy(f"There is no study file {file}; name one, such as demo/study.toml.") from error
-        except tomllib.TOMLDecodeError as error:
+        except OSError as error:
+            raise BadStudy(f"{file} cannot be read ({error.strerror}); name a study's TOML file.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadStudy(f"{file} is no valid TOML: {error}.") from error
         return cls.from_dict(values, folder=file.parent)
 

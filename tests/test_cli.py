@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import flows.cli
 from softprompt.cli import app, run_app
+from softprompt.errors import BadBenchmark
 from softprompt.result import Result
 from softprompt.tables import conditions_table
 
@@ -87,11 +88,16 @@ def test_a_checkpoint_is_evaluated_without_a_study(tmp_path: Path, tiny_checkpoi
     arguments += ["--save", str(tmp_path / "saved")]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
-    (result,) = json.loads(done.stdout)
+    (result,) = json.loads(done.stdout, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
     assert set(result["metrics"]) == {"zero_shot", "few_shot", "cue", "prefix"}
     assert result["metrics"]["cue"]["accuracy"]["n"] == 6
     table = conditions_table(Result.load(tmp_path / "saved" / "capitals"))
     assert "0 train items also stood in the test split and were left out" in str(table.caption)
+
+    arguments = ["evaluate", str(tiny_checkpoint), "--benchmark", "capitals", "--benchmark", "capitols", *places]
+    done = CliRunner().invoke(app, [*arguments, "--save", str(tmp_path / "none")])
+    assert isinstance(done.exception, BadBenchmark)
+    assert not (tmp_path / "none").exists()  # all names are looked up before anything is computed
 
 
 def test_a_plan_says_what_would_be_evaluated_and_what_it_would_cost(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -148,6 +154,17 @@ def test_an_error_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatc
         run_app()
     assert caught.value.code == 1
     assert capsys.readouterr().err.strip() == "BadCheckpoint: There is no checkpoint at /nowhere; check the path."
+
+
+@pytest.mark.parametrize("study", ["[/x]", "[red]"])
+def test_a_folder_is_no_study_and_its_name_is_said_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, study: str
+) -> None:
+    (tmp_path / study).mkdir(parents=True)
+    monkeypatch.setattr("sys.argv", ["softprompt", "plan", str(tmp_path / study)])
+    with pytest.raises(SystemExit):
+        run_app()
+    assert capsys.readouterr().err.startswith(f"BadStudy: {tmp_path / study} cannot be read (Is a directory); name")
 
 
 def test_a_demo_without_its_study_says_how_to_get_it_back(
