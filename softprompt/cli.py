@@ -106,6 +106,8 @@ def study(
     from softprompt.report import write_report
 
     declared = Study.read(study)
+    if report and not report.absolute().parent.is_dir():
+        raise BadStudy(f"There is no folder {report.absolute().parent} for the report; make it, or name another.")
     failures: list[str] = []
     arms = Experiment.of(declared).run(
         checkpoints_of(declared, checkpoint or (), step or ()),

@@ -15,12 +15,15 @@ from softprompt.arm import Arm
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.cache import Cache, tokenizer_fingerprint
 from softprompt.checkpoints import Checkpoint, discover
-from softprompt.errors import SoftPromptError
+from softprompt.errors import BadStudy, SoftPromptError
 from softprompt.files import remove_whole, temporary_folder
 from softprompt.progress import Progress, reporting
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Job, Result, is_saved
 from softprompt.study import Study
+
+NUM_REASONS = 3
+"""Most checkpoints of which it is said why they are passed over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +124,17 @@ class Experiment:
 
 
 def checkpoints_of(study: Study, uris: Sequence[str] = (), steps: Sequence[int] = ()) -> list[Checkpoint]:
-    """Those at `uris`, or all complete ones in the study's bucket; of these only those at `steps`, if any are named."""
+    """Those at `uris`, or all complete ones in the study's bucket; of these only those at `steps`, if any are named.
+
+    Raises:
+        BadStudy: there is something in the bucket, and nothing of it is a complete checkpoint.
+    """
     if uris:
         found = [study.locate(uri) for uri in uris]
     else:
-        found = discover(study.bucket, study.layout, marker=study.marker, settle_s=study.settle_s).checkpoints
+        look = discover(study.bucket, study.layout, marker=study.marker, settle_s=study.settle_s)
+        found = look.checkpoints
+        if look.rejected and not found:
+            reasons = " ".join(map(str, [*look.rejected.values()][:NUM_REASONS]))
+            raise BadStudy(f"No checkpoint in {study.bucket} can be evaluated. {reasons}")
     return sorted((c for c in found if not steps or c.step in steps), key=lambda c: (c.variant, c.step))

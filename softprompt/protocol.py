@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from math import inf
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
@@ -94,7 +93,7 @@ class Protocol(FromDict):
         )
         require(self.num_shots >= 0, "num_shots", self.num_shots, "0 or more")
         rate = self.learning_rate
-        require(0 < rate < inf, "learning_rate", rate, "a positive multiple of the embedding RMS")
+        require(0 < rate <= 1e6, "learning_rate", rate, "a positive multiple of the embedding RMS, at most 1e6")
         require(0 <= self.unknown_share < 1, "unknown_share", self.unknown_share, "a share from 0 to less than 1")
         require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "distinct seeds")
         require(bool(self.placements), "placements", self.placements, f"one or more of {', '.join(PLACEMENTS)}")

@@ -175,6 +175,10 @@ def rank(
             else "There are no results to rank yet; evaluate checkpoints first."
         )
     condition = condition or results[0].headline
+    if condition not in (conditions := {name for result in results for name in result.metrics}):
+        raise BadStudy(
+            f"There is no condition {condition!r} in these results; there are {', '.join(sorted(conditions))}."
+        )
     steps = matched_steps(results, benchmarks)
     step = steps[-1] if step is None else step
     found = by_place(r for r in results if r.step == step and condition in r.metrics)

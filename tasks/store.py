@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from softprompt.errors import TrackingUnavailable, without_passwords
+from softprompt.errors import BadStudy, TrackingUnavailable, without_passwords
 from softprompt.fingerprints import fingerprint
 from softprompt.study import Study
 from tasks.claims import claimed
@@ -36,6 +36,7 @@ class Store:
 
     Raises:
         TrackingUnavailable: inside `answers`, if the server does not answer.
+        BadStudy: the study's experiment was deleted.
     """
 
     def __init__(self, study: Study) -> None:
@@ -56,6 +57,11 @@ class Store:
 
         def find() -> str | None:
             experiment = self.client.get_experiment_by_name(self.study.name)
+            if experiment and experiment.lifecycle_stage == "deleted":
+                raise BadStudy(
+                    f"The MLflow experiment {self.study.name!r} was deleted; restore it by `mlflow experiments restore "
+                    f"--experiment-id {experiment.experiment_id}`, or give the study another name."
+                )
             return experiment.experiment_id if experiment else None
 
         is_local = self.study.mlflow_uri.startswith("sqlite:")

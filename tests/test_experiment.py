@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -90,6 +91,10 @@ def test_checkpoints_are_named_or_all_of_the_bucket(file: Path) -> None:
     assert checkpoints_of(declared, steps=[200]) == []
     nothing = CliRunner().invoke(app, ["study", str(file), "--step", "200"])
     assert isinstance(nothing.exception, BadStudy)
+    with pytest.raises(BadStudy, match=r"No checkpoint in .* can be evaluated\. .*/A/step-100 has no STABLE \(yet\)"):
+        checkpoints_of(replace(declared, marker="STABLE"))
+    nowhere = CliRunner().invoke(app, ["study", str(file), "--report", str(file.parent / "none" / "r.html")])
+    assert re.match(r"There is no folder .*/none for the report; make it", str(nowhere.exception))
 
 
 def test_without_arms_the_protocol_is_the_only_one(tmp_path: Path) -> None:

@@ -282,6 +282,15 @@ def test_a_ranking_opens_the_results_of_its_step_and_remembers_what_others_said(
     assert again.rankings[0] == first.rankings[0]
     with pytest.raises(BadStudy, match=r"no results at step 150; there are at 100, 200"):
         rank_at(Tracker(study), jobs, step=150)
+    with pytest.raises(BadStudy, match=r"There is no condition 'nonsense' in these results; there are cue"):
+        rank_at(Tracker(study), jobs, step=200, condition="nonsense")
+
+
+def test_an_experiment_that_was_deleted_is_said_with_its_remedy(study: Study) -> None:
+    store = Store(study)
+    store.client.delete_experiment(store.experiment_id)
+    with pytest.raises(BadStudy, match=rf"was deleted; restore it by `mlflow .* {store.experiment_id}`, or give"):
+        Tracker(study).ledger.finished()
 
 
 class Server:

@@ -79,7 +79,7 @@ def test_an_unknown_setting_is_named(kind: type[Protocol] | type[Resources]) -> 
         (Protocol, "seeds", (1, 1)),
         (Protocol, "seeds", 3),
         (Protocol, "learning_rate", 0.0),
-        (Protocol, "learning_rate", float("inf")),
+        (Protocol, "learning_rate", 1e300),
         (Protocol, "learning_rate", float("nan")),
         (Protocol, "unknown_share", -0.5),
         (Protocol, "unknown_share", 1.0),
