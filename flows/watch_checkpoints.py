@@ -37,7 +37,7 @@ def watch_checkpoints(study: str, dry_run: bool = False, wait_for_others: bool =
                 study, newest.uri, retry_failed=False, wait_for_others=wait_for_others, rank=False, return_state=True
             )
         )
-        tried.add(newest.fingerprint)
+        tried.add(newest.uri)
     if states:
         states.append(rank_variants(study, return_state=True))
     return states

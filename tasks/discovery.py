@@ -37,8 +37,8 @@ class Look:
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
 def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | None = None) -> list[Checkpoint]:
-    """Complete checkpoints with unfinished jobs, newest step first, no more than `most`; those whose fingerprint is in
-    `tried` left out."""
+    """Complete checkpoints with unfinished jobs, newest step first, no more than `most`; those whose URI is in `tried`
+    left out, and not looked at again."""
     found = look(study, tried, most)
     report(study, found)
     return found.pending
@@ -64,13 +64,14 @@ def look(study: Study, tried: frozenset[str] = frozenset(), most: int | None = N
     bucket, finished = Bucket(study.bucket), Tracker(study).ledger.finished()
     listing = list_folders(bucket, Layout(study.layout))
     again = SecondLook(study, time.time())
-    folders = worth_a_look(listing.folders, settled(study, finished.values()), again)
+    untried = [folder for folder in listing.folders if folder.uri not in tried]
+    folders = worth_a_look(untried, settled(study, finished.values()), again)
     found = Look(len(listing.folders), [], list(listing.rejected.values()))
     how = {"marker": study.marker, "settle_s": study.settle_s, "with_tokenizer": not study.tokenizer}
     for _, each in describe_each(bucket, folders, **how):
         if isinstance(each, SoftPromptError):
             found.rejected.append(each)
-        elif each.fingerprint not in tried and any(job.key not in finished for job in jobs_of(study, each)):
+        elif any(job.key not in finished for job in jobs_of(study, each)):
             found.pending.append(each)
             if len(found.pending) == most:
                 break

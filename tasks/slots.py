@@ -2,14 +2,18 @@
 
 import fcntl
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from softprompt.fingerprints import fingerprint
 from softprompt.protocol import Resources
 from tasks.interruption import sleep
 
+FOLDER_VARIABLE = "SOFTPROMPT_LOCKS"
+"""Names a folder of the host's for its locks, where its processes have temporary folders or host names of their own."""
 SECONDS_BETWEEN_TRIES = 1.0
 
 
@@ -19,14 +23,18 @@ def slot(home: str, resources: Resources, on_wait: Callable[[], None] = lambda: 
 
     Args:
         home: of the study. Devices that are named are shared by all studies of this user on this host; without any, a
-            study keeps to one job at a time by itself.
+            study keeps to one job at a time on each host by itself.
         on_wait: called once if all slots are taken.
     """
-    folder = Path(tempfile.gettempdir()) / f"softprompt-{os.getuid()}" if resources.devices else Path(home)
+    of_host = os.environ.get(FOLDER_VARIABLE)
+    if resources.devices:
+        folder, own = Path(of_host or f"{tempfile.gettempdir()}/softprompt-{os.getuid()}"), ""
+    else:  # the home may be that of several hosts, the host's folder that of several studies
+        folder, own = Path(of_host or home), fingerprint(home) if of_host else platform.node()
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         for devices in resources.slots:
-            with (folder / f".slot-{'-'.join(devices)}").open("w") as file:
+            with (folder / f".slot-{'-'.join(devices) or own}").open("w") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

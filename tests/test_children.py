@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from softprompt.request import Request
 from softprompt.result import Result
 from tasks.children import run_worker
 from tasks.interruption import interruptible
-from tasks.slots import slot
+from tasks.slots import FOLDER_VARIABLE, slot
 
 BENCHMARK = """
 from softprompt.answers import OptionInWords
@@ -189,6 +190,26 @@ def test_a_slot_has_devices_of_its_own_until_it_is_left(tmp_path: Path, monkeypa
             assert not found
         late.join(10)
     assert found == [second]
+
+
+@pytest.mark.parametrize("devices", [("0",), ()])
+def test_locks_are_the_hosts_where_processes_have_folders_and_names_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "locks"))
+    waiting = threading.Event()
+
+    def second() -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.setattr(platform, "node", lambda: "another container")
+        with slot(str(tmp_path), Resources(devices=devices), on_wait=waiting.set):
+            pass
+
+    with slot(str(tmp_path), Resources(devices=devices)):
+        late = threading.Thread(target=second)
+        late.start()
+        assert waiting.wait(10)
+    late.join(10)
 
 
 def test_a_slot_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_overwritten_weights_are_found_an_hour_later_and_until_they_are_evaluate
     monkeypatch.setattr(time, "time", lambda: real() + HOUR_S)
     (found,) = pending(study)
     assert pending(study) == [found]
-    assert pending(study, tried=frozenset({found.fingerprint})) == []  # its evaluation failed: after another hour
+    assert pending(study, tried=frozenset({found.uri})) == []  # its evaluation failed: after another hour
 
 
 @pytest.mark.parametrize("interval_h", [1 / 12, 0.9, 1, 5, 24, 100])
@@ -152,7 +152,7 @@ def test_pending_checkpoints_come_newest_first_and_no_more_than_asked_for(study:
     assert [checkpoint.step for checkpoint in pending(study)] == [15, 10, 5]
     (newest,) = pending(study, most=1)
     assert newest.step == 15
-    assert [c.step for c in pending(study, tried=frozenset({newest.fingerprint}), most=1)] == [10]
+    assert [c.step for c in pending(study, tried=frozenset({newest.uri}), most=1)] == [10]
 
 
 def test_a_checkpoint_that_is_no_good_hides_no_other(s3: S3Bucket, study: Study, tmp_path: Path) -> None:
