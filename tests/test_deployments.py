@@ -21,6 +21,7 @@ from s3 import S3Bucket, S3Server, free_ports
 from studies import make_study
 
 from softprompt.study import Study
+from tasks.slots import FOLDER_VARIABLE
 from tasks.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
@@ -276,6 +277,5 @@ def test_the_example_environment_sets_what_is_read() -> None:
     text = (ROOT / "deployments" / "environment.example").read_text()
     names = re.findall(r"^#?([A-Z_]+)=", text, re.M)
     assert all(hasattr(prefect.settings, name) for name in names if name.startswith("PREFECT_"))
-    assert {name for name in names if name.startswith("SOFTPROMPT_")} == set(
-        re.findall(r"SOFTPROMPT_\w+", (ROOT / "prefect.yaml").read_text())
-    )
+    own = {name for name in names if name.startswith("SOFTPROMPT_")}
+    assert own == {FOLDER_VARIABLE, *re.findall(r"SOFTPROMPT_\w+", (ROOT / "prefect.yaml").read_text())}
