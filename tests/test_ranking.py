@@ -148,6 +148,15 @@ def test_variants_are_compared_item_by_item() -> None:
     assert str(unlike).startswith("more and half are not distinguishable yet (+0.080")
 
 
+def test_a_pair_is_claimed_only_if_all_that_enclose_it_are() -> None:
+    """A and B differ on nine items, all in A's favour; C, behind both, is right on others: A and C may be level."""
+    marks = {"A": "1" * 59 + "0" * 41, "B": "1" * 50 + "0" * 50, "C": "0" * 51 + "1" * 49}
+    ranking = rank([result(variant, "cloze", row) for variant, row in marks.items()], ["cloze"])
+    assert ranking.groups == (("A", "B", "C"),)
+    assert ranking.comparisons[0].p_value < 0.05
+    assert not ranking.comparisons[0].distinguishable
+
+
 def test_a_variant_without_a_benchmark_is_incomplete_and_never_averaged_over_the_rest() -> None:
     ranking = rank(
         [result("A", "quiz", "1100"), result("A", "cloze", "1100"), result("B", "quiz", "1111")], ["quiz", "cloze"]
