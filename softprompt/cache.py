@@ -69,8 +69,11 @@ def open_tokenizer(place: str, cache: "Cache | None" = None) -> Iterator[str]:
         yield str(folder)
 
 
-def tokenizer_fingerprint(place: str, cache: "Cache | None" = None) -> str:
-    """Of a tokenizer's files, wherever they lie; a name on the hub stands for itself. Raises as `open_tokenizer`."""
+def tokenizer_fingerprint(place: str | None, cache: "Cache | None" = None) -> str:
+    """Of a tokenizer's files, wherever they lie; a name on the hub stands for itself. Empty where none is named. Raises
+    as `open_tokenizer`."""
+    if not place:
+        return ""
     with open_tokenizer(place, cache) as found:
         if not (folder := Path(found)).is_dir():
             return place

@@ -71,8 +71,7 @@ def evaluate(
         benchmark = benchmarks.get(benchmark)
     if isinstance(checkpoint, str):
         checkpoint = open_checkpoint(checkpoint)
-    if tokenizer:
-        benchmark = replace(benchmark, tokenizer=tokenizer_fingerprint(tokenizer, cache))
+    benchmark = replace(benchmark, tokenizer=tokenizer_fingerprint(tokenizer, cache))
     with _one_at_a_time:
         if torch.cuda.is_initialized():  # graphs that the last job recorded lie in cycles, and have outlived it
             clear_device_cache(garbage_collection=True)

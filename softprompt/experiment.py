@@ -85,7 +85,7 @@ class Experiment:
 
     def jobs(self, checkpoints: Iterable[Checkpoint]) -> Iterator[tuple[str, Job]]:
         """With their arms' names; a checkpoint's jobs follow one another, so that it is loaded once."""
-        tokenizer = tokenizer_fingerprint(self.tokenizer, self.cache) if self.tokenizer else ""
+        tokenizer = tokenizer_fingerprint(self.tokenizer, self.cache)
         read = [replace(benchmark, tokenizer=tokenizer) for benchmark in self.benchmarks]
         for checkpoint in checkpoints:
             for benchmark in read:

@@ -45,30 +45,20 @@ class Means:
     @classmethod
     def of_variants(cls, values_VSI: Floats, weights_I: Floats, least: float, most: float) -> Self:
         """(V,) means of values from `least` to `most`, items weighted by `weights_I`, whose mean is 1."""
-        by_item_VI, by_seed_VS = values_VSI.mean(1), values_VSI @ weights_I / len(weights_I)
-        return cls._of(by_item_VI, by_seed_VS, weights_I, least, most, num_added=2)
+        return cls._of(values_VSI, weights_I, least, most, num_added=2)
 
     @classmethod
     def of_differences(cls, values_VSI: Floats, weights_I: Floats, least: float, most: float) -> Self:
         """(P,) differences of the same, in the order of `pairs`: paired by item and by seed."""
-        by_item_VI, by_seed_VS = values_VSI.mean(1), values_VSI @ weights_I / len(weights_I)
         first, second = pairs(len(values_VSI))
         far = most - least
-        return cls._of(
-            by_item_VI[first] - by_item_VI[second],
-            by_seed_VS[first] - by_seed_VS[second],
-            weights_I,
-            -far,
-            far,
-            num_added=1,
-        )
+        return cls._of(values_VSI[first] - values_VSI[second], weights_I, -far, far, num_added=1)
 
     @classmethod
-    def _of(
-        cls, by_item_XI: Floats, by_seed_XS: Floats, weights_I: Floats, least: float, most: float, *, num_added: int
-    ) -> Self:
+    def _of(cls, values_XSI: Floats, weights_I: Floats, least: float, most: float, *, num_added: int) -> Self:
         from scipy.special import stdtrit
 
+        by_item_XI, by_seed_XS = values_XSI.mean(1), values_XSI @ weights_I / len(weights_I)
         num_seeds, num_items = by_seed_XS.shape[1], len(weights_I) + 2 * num_added
         sum_X = by_item_XI @ weights_I
         centre_X = (sum_X + num_added * (least + most)) / num_items

@@ -145,7 +145,7 @@ class Study:
 
     @cached_property
     def _as_read(self) -> dict[str, Benchmark]:
-        tokenizer = tokenizer_fingerprint(self.tokenizer, self.cache) if self.tokenizer else ""
+        tokenizer = tokenizer_fingerprint(self.tokenizer, self.cache)
         return {name: replace(benchmark, tokenizer=tokenizer) for name, benchmark in self._declared.items()}
 
     @property
