@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from softprompt.graphs import Size
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill, distinct
 from softprompt.prompt import TOKEN, Prompt
@@ -27,9 +28,6 @@ from softprompt.trials import are_near, holds
 
 NAME = "softprompt_packed"
 """Of our attention, under which networks look it up."""
-
-LARGE = 4e9
-"""Parameters of a model, from which on a GPU works longer on a step's padding than is lost by recording more shapes."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +129,13 @@ def packing_rows(model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]])
         yield does_pack
 
 
+def packed_size(prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> Size:
+    """Positions of the long row, of the longest behind its head, and those with logits."""
+    heads, _ = distinct([prompt.head for prompt in prompts])
+    lengths = [len(prompt.tail) + len(ids) - 1 for prompt, ids in zip(prompts, answers, strict=True)]
+    return Size(sum(map(len, heads)) + sum(lengths), max(lengths), sum(map(len, answers)))
+
+
 def answer_outputs(
     prefill: Prefill, prompts: Sequence[Prompt], answers: Sequence[list[int]], vectors_SPD: Tensor
 ) -> Tensor:
@@ -150,12 +155,11 @@ def answer_outputs(
         end += len(row)
         wanted += range(end - len(ids), end)
     prefill.meter.count(model, end, len(wanted), backward=True)
-    is_large = model.num_body_parameters >= LARGE
-    num_more = graphs.room(end, 3 if is_large else 2) - end
-    longest = graphs.room(max(lengths), 1)
+    num_positions, longest, num_wanted = graphs.room(len(rows), packed_size(prompts, answers))
+    num_more = num_positions - end
     packing = Packing.of(len(heads), head_length, head_of, lengths, model.device, longest, num_more)
     embeds_1ND = prefill.embed([[*heads, *rows, Prompt([0] * num_more, [TOKEN] * num_more)]], vectors_SPD)
-    wanted_L = torch.tensor(wanted + [0] * (graphs.room(len(wanted), 1) - len(wanted)), device=model.device)
+    wanted_L = torch.tensor(wanted + [0] * (num_wanted - len(wanted)), device=model.device)
 
     def run(
         embeds_1ND: Tensor,

@@ -117,13 +117,13 @@ class Prefill:
         )
 
     def batch(
-        self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None, num_more: int = 0, *, for_graphs: bool = False
+        self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None, num_more: int = 0, head_length: int = 0
     ) -> Batch:
         """Gradients flow to `vectors_SPD`, also through heads that hold vectors.
 
         Args:
             num_more: most positions that will follow the prompts.
-            for_graphs: whether what was read before is padded to few different lengths.
+            head_length: that heads of tokens alone are padded to, if that is more than the longest has.
         """
         has_heads = any(prompt.num_head for prompt in prompts)
         if not (has_heads and self._can_share(prompts, num_more)):
@@ -132,7 +132,7 @@ class Prefill:
             return Batch(embeds_BTD, mask_BT, None, sum(map(len, prompts)))
         tails = [prompt.tail for prompt in prompts]
         embeds_BTD, mask_BT = self.embed_prompts(tails, vectors_SPD)
-        cache, head_mask_BT, past = self._cache([prompt.head for prompt in prompts], vectors_SPD, for_graphs)
+        cache, head_mask_BT, past = self._cache([prompt.head for prompt in prompts], vectors_SPD, head_length)
         return Batch(embeds_BTD, torch.cat([head_mask_BT, mask_BT], dim=1), cache, sum(map(len, tails)), past)
 
     def _can_share(self, prompts: Sequence[Prompt], num_more: int) -> bool:
@@ -167,15 +167,14 @@ class Prefill:
         return embeds_BTD.index_put((rows_M, places_M), vectors_SPD[seeds_M, slots_M].to(embeds_BTD.dtype))
 
     def _cache(
-        self, heads: Sequence[Prompt], vectors_SPD: Tensor | None, for_graphs: bool
+        self, heads: Sequence[Prompt], vectors_SPD: Tensor | None, head_length: int
     ) -> tuple[DynamicCache, Tensor, KeysAndValues | None]:
         """A cache of one row for each head, left-padded, its (B, T) mask, and what it is made of where that is tokens.
         Heads that are alike are read once."""
         alike, places = distinct(heads)
         if not any(head.has_vectors for head in alike):
             kept = self._keys_and_values([tuple(head.ids) for head in (heads if len(alike) > 1 else alike)])
-            longest = max(map(len, heads))
-            length = self.graphs.room(longest, 2) if for_graphs else longest
+            length = max(head_length, *map(len, heads))
             past = KeysAndValues.padded(kept, length)
             return past.cache(len(heads)), self._padded(([1] * len(head) for head in heads), 0, length), past
         embeds_ATD, mask_AT = self.embed_prompts(alike, vectors_SPD)

@@ -16,11 +16,12 @@ from softprompt import processes
 from softprompt.benchmarks import Benchmark, Example
 from softprompt.chat import answer_ids, terminator_id
 from softprompt.cores import side_by_side
+from softprompt.graphs import Size
 from softprompt.loss import Loss, shared_tokens
 from softprompt.memory import MicroBatches
 from softprompt.models import LanguageModel
 from softprompt.output_layer import IGNORED
-from softprompt.packing import answer_outputs, packing_rows
+from softprompt.packing import answer_outputs, packed_size, packing_rows
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import Protocol
@@ -78,7 +79,6 @@ def tune(
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, protocol))
     answers = learned_answers(model, benchmark, examples, targets, protocol)
     loss = Loss(protocol.unknown_share, shared_tokens(answers))
-    prompts = [placement.prompts(examples, seed) for seed in range(len(seeds))]
     diverged: set[int] = set()
 
     def state(step: int, losses_S: Tensor) -> TunedPrompt:
@@ -88,10 +88,8 @@ def tune(
         )
 
     losses_S = torch.zeros(len(seeds))
-    steps = [
-        [(prompts[seed][i], answers[i]) for seed, batch in enumerate(batch_of_seed) for i in batch]
-        for batch_of_seed in batches(examples, protocol)
-    ]
+    steps = rows_of_steps(placement, examples, answers, protocol)
+    prefill.graphs.expect((len(own), pass_size(own)) for own in map(_own, steps) if own)
     for step, rows in enumerate(steps):
         later = itertools.chain.from_iterable(map(_own, steps[step + 1 :]))
         prefill.read_ahead([prompt for prompt, _ in _own(rows)], (prompt for prompt, _ in later))
@@ -106,6 +104,16 @@ def tune(
         scheduler.step()
         on_step(step + 1)
     yield state(protocol.num_steps, losses_S)
+
+
+def rows_of_steps(
+    placement: Placement, examples: Sequence[Example], answers: Sequence[list[int]], protocol: Protocol
+) -> list[list[TrainingRow]]:
+    prompts = [placement.prompts(examples, seed) for seed in range(len(protocol.seeds))]
+    return [
+        [(prompts[seed][i], answers[i]) for seed, batch in enumerate(batch_of_seed) for i in batch]
+        for batch_of_seed in batches(examples, protocol)
+    ]
 
 
 def learned_answers(
@@ -211,6 +219,15 @@ def _own(rows: Sequence[TrainingRow]) -> Sequence[TrainingRow]:
     return processes.share(sorted(rows, key=lambda row: len(row[0]) + len(row[1])))
 
 
+def pass_size(rows: Sequence[TrainingRow]) -> Size:
+    """Packed, where vectors stand in front; else the longest answer and the longest question that has been read."""
+    prompts, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
+    if prompts[0].head.has_vectors:
+        return packed_size(prompts, answers)
+    longest = max(map(len, answers))
+    return Size(computed=longest, attended=max(prompt.num_head for prompt in prompts), learned=longest)
+
+
 def answer_losses(
     prefill: Prefill, rows: Sequence[TrainingRow], vectors_SPD: Tensor, *, packed: bool = False
 ) -> Tensor:
@@ -222,8 +239,10 @@ def answer_losses(
         packed: whether the call is inside `packing_rows`, which said so.
     """
     model, graphs, output_layer = prefill.model, prefill.graphs, prefill.model.output_layer
-    length = graphs.room(max(len(answer) for _, answer in rows), 1)
     prompts, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
+    length, head_length = max(map(len, answers)), 0
+    if not prompts[0].head.has_vectors:
+        length, head_length, _ = graphs.room(len(rows), pass_size(rows))
     answers_BA = torch.tensor([a + [IGNORED] * (length - len(a)) for a in answers], device=model.device)
     if packed:
         answers_L = torch.tensor([token for answer in answers for token in answer], device=model.device)
@@ -234,7 +253,7 @@ def answer_losses(
     if prompts[0].cue_start:
         batch = truncated_batch(prefill, prompts, vectors_SPD, length - 1)
     else:
-        batch = prefill.batch(prompts, vectors_SPD, num_more=length - 1, for_graphs=True)
+        batch = prefill.batch(prompts, vectors_SPD, num_more=length - 1, head_length=head_length)
     inputs_BA = answers_BA[:, :-1].clamp(min=0)
     num_answer = sum(map(len, answers))
     prefill.meter.count(model, batch.num_tokens + num_answer - len(rows), num_answer, backward=True)

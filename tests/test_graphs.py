@@ -10,10 +10,12 @@ from plain_loops import gradients, plain_gradients, training_rows
 
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import open_checkpoint
+from softprompt.graphs import Size, few_sizes
 from softprompt.models import LanguageModel, load_model
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
 from softprompt.protocol import Protocol, Resources
+from softprompt.tune import TunedPrompt, tune
 
 needs_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 PLACEMENTS = ("prefix", "cue", "both")
@@ -54,6 +56,43 @@ def test_gradients_equal_those_of_a_plain_loop(
         torch.testing.assert_close(found_S.cpu(), expected_S, rtol=1e-3, atol=1e-5)
     assert prefill.graphs.num_recorded
     assert prefill.graphs.are_on
+
+
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_a_tuning_is_the_same_in_few_recorded_passes(
+    model: LanguageModel,
+    prefill: Prefill,
+    toy_benchmark: Benchmark,
+    quick_protocol: Protocol,
+    rows: Rows,
+    name: str,
+) -> None:
+    def last(its: Prefill) -> TunedPrompt:
+        placement = Placement(name, its.model, toy_benchmark, quick_protocol)
+        examples = rows.train[: quick_protocol.num_train]
+        targets = [example.answer for example in examples]
+        return list(tune(its, toy_benchmark, placement, examples, targets, quick_protocol))[-1]
+
+    expected, found = last(Prefill(model)), last(prefill)
+    torch.testing.assert_close(found.vectors_SPD.cpu(), expected.vectors_SPD, rtol=1e-3, atol=1e-4)
+    assert prefill.graphs.num_recorded == 1
+
+
+def test_a_size_is_chosen_if_its_recording_takes_less_than_the_padding_that_it_saves() -> None:
+    """A recording takes as long as three passes; a tenth more of 20 passes is two, of 40 four."""
+
+    def sizes(num: int) -> list[Size]:
+        return [*[Size(100, 10, 10)] * num, Size(110, 11, 11)]
+
+    assert few_sizes(sizes(20)) == [Size(110, 11, 11)]
+    assert few_sizes(sizes(40)) == [Size(100, 10, 10), Size(110, 11, 11)]
+
+
+def test_every_pass_is_held_by_a_chosen_size() -> None:
+    sizes = [Size(100 + i % 7 * i, 10 + i % 5, 1 + i % 3) for i in range(80)]
+    chosen = few_sizes(sizes)
+    assert all(any(all(map(int.__ge__, room, size)) for room in chosen) for size in sizes)
+    assert len(chosen) < 10
 
 
 def test_what_cannot_be_recorded_is_run(
