@@ -9,6 +9,7 @@ safetensors. `--mirror` names a folder laid out like the hub; without it the row
 
 import argparse
 import datetime
+import json
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,7 @@ def make_checkpoint(folder: Path) -> Path:
         half = folder / ".half"
         network.save_pretrained(half)
         tokenizer.save_pretrained(half)
+        (half / "metadata.json").write_text(json.dumps({"variant": checkpoint.name, "step": 0}))  # for `chat.toml`
         half.rename(checkpoint)
     return checkpoint
 
