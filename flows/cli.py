@@ -81,7 +81,7 @@ def announce(
     from tasks.announcing import announce_checkpoint
 
     announce_checkpoint(checkpoint)
-    screen.print(f"Announced: {checkpoint}")
+    screen.print(f"Announced: {checkpoint}", markup=False)
 
 
 @app.command()

@@ -37,7 +37,7 @@ def run_demo(folder: Path, seed: int) -> None:
         pretraining = subprocess.Popen(
             [sys.executable, "-m", "softprompt.world", str(folder), "--seed", str(seed)], stdout=output, stderr=output
         )
-    screen.print(f"Pre-training variants A, B and C side by side; its progress goes to {log}.")
+    screen.print(f"Pre-training variants A, B and C side by side; its progress goes to {log}.", markup=False)
     try:
         while pretraining.poll() is None:
             look(study)
@@ -71,7 +71,7 @@ def conclude(study: Path) -> None:
     centred = read_truth(bucket, centred=True)
     report = write_report([arm], home / "report.html", title=declared.name, truth=centred)
     screen.print(verdict_table(found))
-    screen.print(f"Written: {home / 'ranking.json'}, {report}. `make ui` opens MLflow on it.")
+    screen.print(f"Written: {home / 'ranking.json'}, {report}. `make ui` opens MLflow on it.", markup=False)
 
 
 def verdict_table(found: dict[str, Any]) -> Table:

@@ -83,7 +83,7 @@ def evaluate(
             continue
         screen.print(conditions_table(result), curve_table(result))
         for sentence in result.sentences():
-            screen.print(f"  {sentence}", highlight=False, soft_wrap=True)
+            screen.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
         print(json.dumps(finite(results), indent=1, allow_nan=False))
 
@@ -126,7 +126,7 @@ def study(
             screen.print(arms_table(arms))
         else:
             show_ranking(arms[0].ranking, arms[0].diagnosis)
-        screen.print(f"Written: {file}", soft_wrap=True)
+        screen.print(f"Written: {file}", markup=False, soft_wrap=True)
     sys.exit(bool(failures))
 
 

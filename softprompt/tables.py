@@ -1,9 +1,10 @@
-"""Tables and sentences for the terminal."""
+"""Tables and sentences for the terminal. Names of a team's are shown as they are: to rich `[bf16]` would be markup."""
 
 import io
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -49,7 +50,7 @@ SHOWN = (
 
 def conditions_table(result: Result) -> Table:
     """A row per condition, a column per metric, with 95 % intervals."""
-    table = Table("condition", *SHOWN, title=f"{result.variant} at step {result.step} on {result.benchmark}")
+    table = Table("condition", *SHOWN, title=escape(f"{result.variant} at step {result.step} on {result.benchmark}"))
     for condition, metrics in result.metrics.items():
         cells = [
             f"{metrics[name].value:.3f} [dim]{metrics[name].low:.2f}-{metrics[name].high:.2f}[/]"
@@ -88,7 +89,7 @@ def as_html(result: Result) -> str:
     page = Console(record=True, file=io.StringIO(), width=WIDTH_IN_A_NOTEBOOK, force_jupyter=False)
     page.print(conditions_table(result), curve_table(result))
     for sentence in result.sentences():
-        page.print(f"  {sentence}", highlight=False)
+        page.print(f"  {sentence}", highlight=False, markup=False)
     style = "font-family: monospace; line-height: normal; overflow-x: auto"
     return page.export_html(inline_styles=True, code_format=f'<pre style="{style}">{{code}}</pre>')
 
@@ -99,21 +100,26 @@ def show_ranking(ranking: Ranking, diagnosis: Diagnosis) -> None:
     table.title = f"Step {ranking.step}, {ranking.condition}, chance-centred accuracy on {ranking.num_items} items"
     for s in ranking.standings:
         cells = [f"{s.accuracy[benchmark]:.3f}" for benchmark in ranking.benchmarks]
-        table.add_row(str(s.rank), s.variant, f"{s.score:.3f}", f"{s.low:.3f} to {s.high:.3f}", *cells)
+        table.add_row(str(s.rank), escape(s.variant), f"{s.score:.3f}", f"{s.low:.3f} to {s.high:.3f}", *cells)
     screen.print(table)
     for sentence in [*ranking.sentences(), *diagnosis.sentences()]:
-        screen.print(f"  {sentence}", highlight=False)
+        screen.print(f"  {sentence}", highlight=False, markup=False)
 
 
 def arms_table(arms: Sequence[Arm]) -> Table:
     """Arms beside one another: each variant's score, the mean format-following, what a job took."""
     variants = sorted({variant for arm in arms for variant in arm.ranking.scores})
-    table = Table("arm", "condition", *variants, "format_following", title="Chance-centred accuracy by arm")
+    table = Table(
+        "arm", "condition", *map(escape, variants), "format_following", title="Chance-centred accuracy by arm"
+    )
     for row in side_by_side(arms):
         cells = [f"{row.ranking.scores[v]:.3f}" if v in row.ranking.scores else "[dim]-[/]" for v in variants]
         table.add_row(
-            row.arm, row.condition.name, *cells, f"{row.format_following.value:.3f}" if row.format_following else ""
+            escape(row.arm),
+            row.condition.name,
+            *cells,
+            f"{row.format_following.value:.3f}" if row.format_following else "",
         )
     took = [f"{arm.name}: step {arm.ranking.step}, {arm.seconds_per_job:.1f} s a job" for arm in arms]
-    table.caption = "; ".join(took)
+    table.caption = escape("; ".join(took))
     return table

@@ -2,16 +2,19 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_report import BENCHMARKS, study
 from typer.testing import CliRunner
 
 import flows.cli
+from softprompt.arm import Arm
 from softprompt.cli import app, run_app
 from softprompt.errors import BadBenchmark
 from softprompt.result import Result
-from softprompt.tables import conditions_table
+from softprompt.tables import arms_table, as_html, conditions_table, screen, show_ranking
 
 OWN = """
 from softprompt.answers import Number
@@ -98,6 +101,18 @@ def test_a_checkpoint_is_evaluated_without_a_study(tmp_path: Path, tiny_checkpoi
     done = CliRunner().invoke(app, [*arguments, "--save", str(tmp_path / "none")])
     assert isinstance(done.exception, BadBenchmark)
     assert not (tmp_path / "none").exists()  # all names are looked up before anything is computed
+
+
+def test_any_variant_name_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    results = study({"A[bf16]": 0.9, "A[/]": 0.5}, steps=[100])
+    arms = [Arm.of(name, results, BENCHMARKS) for name in ("plain", "[red]")]
+    show_ranking(arms[0].ranking, arms[0].diagnosis)
+    said = capsys.readouterr().out
+    assert min(said.count("A[bf16]"), said.count("A[/]")) > 1  # in the table, and in a sentence
+    screen.print(arms_table(arms))
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("A[bf16]", "A[/]", "[red]: step 100"))
+    assert "A[bf16] at step 100" in as_html(replace(results[0], provenance={"num_contaminated": 0}))
 
 
 def test_a_plan_says_what_would_be_evaluated_and_what_it_would_cost(tmp_path: Path, tiny_checkpoint: Path) -> None:
