@@ -15,9 +15,12 @@ ABANDONED_S = 24 * 3600
 
 def write_whole(file: Path, text: str) -> Path:
     half = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
-    half.write_text(text)
-    _sync(half)
-    return half.replace(file)
+    try:
+        half.write_text(text, encoding="utf-8")
+        _sync(half)
+        return half.replace(file)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 @contextmanager

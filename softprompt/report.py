@@ -4,7 +4,6 @@ Figures are inline SVG and the page loads nothing, so that it can be mailed, arc
 """
 
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from softprompt import controls, figures
 from softprompt.arm import Arm, own_settings, side_by_side
 from softprompt.cost import PHASES
 from softprompt.figures import Found, Look, Truth
+from softprompt.files import write_whole
 from softprompt.metrics import FORMAT_FREE, average
 from softprompt.ranking import Ranking
 from softprompt.result import Result
@@ -74,14 +74,7 @@ def write_report(arms: Sequence[Arm], file: str | Path, *, title: str, truth: Tr
             title=title,
             written=datetime.now(UTC),
         )
-    file = Path(file)
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_text(page, encoding="utf-8")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return file
+    return write_whole(Path(file), page)
 
 
 def _side_by_side(arms: Sequence[Arm], looks: Mapping[str, Look], truth: Truth) -> dict[str, Any]:

@@ -3,7 +3,16 @@
 import os
 from pathlib import Path
 
-from softprompt.files import ABANDONED_S, temporary_folder
+import pytest
+
+from softprompt.files import ABANDONED_S, temporary_folder, write_whole
+
+
+def test_a_text_that_cannot_be_written_leaves_no_half(tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_whole(tmp_path / "page", "text")
+    assert [file.name for file in tmp_path.iterdir()] == ["page"]
 
 
 def test_what_killed_processes_left_is_cleared_away_and_what_vanishes_meanwhile_does_no_harm(tmp_path: Path) -> None:
