@@ -31,7 +31,8 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
         with suppress(FileNotFoundError):  # or of one that is done by now
             if time.time() - old.stat().st_mtime > ABANDONED_S:
                 shutil.rmtree(old, ignore_errors=True)
-    half = Path(tempfile.mkdtemp(dir=halves))
+    half = halves / uuid.uuid4().hex
+    half.mkdir()  # with the usual rights, which one of `tempfile` would not have
     try:
         yield half
         for place in [*half.iterdir(), half]:

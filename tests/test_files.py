@@ -25,3 +25,4 @@ def test_what_killed_processes_left_is_cleared_away_and_what_vanishes_meanwhile_
         (half / "file").touch()
     assert {entry.name for entry in halves.iterdir()} == {"at-work", "vanished"}
     assert (tmp_path / "result" / "file").exists()
+    assert (tmp_path / "result").stat().st_mode == halves.stat().st_mode  # others may read it
