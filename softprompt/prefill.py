@@ -112,7 +112,7 @@ class Prefill:
                 self._keep(tuple(prompt.head.ids), found[whole][0].first(prompt.num_head))
         return Reading(
             self.model.output_layer.logits(torch.stack([found[whole][1] for whole in wholes])),
-            self._padded(([1] * len(whole) for whole in wholes), 0),
+            self._mask(wholes),
             KeysAndValues.padded([found[whole][0] for whole in wholes]).cache(len(wholes)),
         )
 
@@ -146,13 +146,11 @@ class Prefill:
 
     def embed_prompts(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, D) embeddings and (B, T) mask."""
-        return self.embed([[prompt] for prompt in prompts], vectors_SPD), self._padded(
-            ([1] * len(p) for p in prompts), 0
-        )
+        return self.embed([[prompt] for prompt in prompts], vectors_SPD), self._mask(prompts)
 
     def embed(self, rows: Sequence[Sequence[Prompt]], vectors_SPD: Tensor | None) -> Tensor:
         """(B, T, D) of rows in which prompts stand one behind another."""
-        embeds_BTD = self.model.embed(self._padded(([i for p in row for i in p.ids] for row in rows), 0))
+        embeds_BTD = self.model.embed(self._padded([i for p in row for i in p.ids] for row in rows))
         if vectors_SPD is None:
             return embeds_BTD
         length = embeds_BTD.shape[1]
@@ -176,7 +174,7 @@ class Prefill:
             kept = self._keys_and_values([tuple(head.ids) for head in (heads if len(alike) > 1 else alike)])
             length = max(head_length, *map(len, heads))
             past = KeysAndValues.padded(kept, length)
-            return past.cache(len(heads)), self._padded(([1] * len(head) for head in heads), 0, length), past
+            return past.cache(len(heads)), self._mask(heads, length), past
         embeds_ATD, mask_AT = self.embed_prompts(alike, vectors_SPD)
         self.meter.count(self.model, sum(map(len, alike)), 0, backward=embeds_ATD.requires_grad)
         with self.model.output_layer.left_out():
@@ -263,10 +261,10 @@ class Prefill:
         for group in passes(heads, self.model.device):
             tails = [head[num_first:] for head in group]
             self.meter.count(self.model, sum(map(len, tails)), 0)
-            mask_BT = self._padded(([1] * len(tail) for tail in tails), 0)
+            mask_BT = self._mask(tails)
             with self.model.output_layer.left_out():
                 outputs_B1X, cache = self.model.forward(
-                    input_ids=self._padded(tails, 0),
+                    input_ids=self._padded(tails),
                     mask_BT=torch.cat([mask_BT.new_ones(len(group), num_first), mask_BT], dim=1),
                     cache=first.cache(len(group)) if first else DynamicCache(),
                     num_logits=1,
@@ -286,11 +284,15 @@ class Prefill:
             _, dropped = self._kept.popitem(last=False)
             self.num_bytes -= dropped.num_bytes
 
-    def _padded(self, rows: Iterable[Sequence[int]], filling: int, length: int = 0) -> Tensor:
-        """(B, T) integers, rows filled up on the left to the longest or to `length`."""
+    def _mask(self, rows: Iterable[Sized], length: int = 0) -> Tensor:
+        """(B, T) 1 at the rows' own positions and 0 where `_padded` fills them up."""
+        return self._padded(([1] * len(row) for row in rows), length)
+
+    def _padded(self, rows: Iterable[Sequence[int]], length: int = 0) -> Tensor:
+        """(B, T) integers, rows filled up with zeros on the left to the longest or to `length`."""
         rows = list(rows)
         length = length or max(map(len, rows))
-        return torch.tensor([[filling] * (length - len(row)) + list(row) for row in rows], device=self.model.device)
+        return torch.tensor([[0] * (length - len(row)) + list(row) for row in rows], device=self.model.device)
 
 
 def passes(rows: Iterable[Row], device: torch.device) -> Iterator[list[Row]]:
