@@ -11,7 +11,7 @@ import typer
 from softprompt.cli import AsJson, app, run_app
 from softprompt.result import finite
 from softprompt.study import Study
-from softprompt.tables import errors, screen, show_ranking
+from softprompt.tables import screen, show_ranking
 
 if TYPE_CHECKING:
     from tasks.planning import Plan
@@ -134,7 +134,6 @@ def quiet_prefect(folder: Path | None = None) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    errors.soft_wrap = True
     run_app()
 
 

@@ -49,9 +49,9 @@ LAYERS = {
 }
 
 
-def seconds_to_import(module: str, times: int = 5) -> list[float]:
+def seconds_to_import(module: str) -> list[float]:
     found = []
-    for _ in range(times):
+    for _ in range(5):
         start = time.perf_counter()
         subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
         found.append(time.perf_counter() - start)

@@ -273,5 +273,5 @@ def _without_clashes(listing: Listing) -> Listing:
     return Listing([folders[0] for folders in by_place.values() if len(folders) == 1], rejected)
 
 
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(repr(name) for name in names[:most]) + (f" and {len(names) - most} more" if names[most:] else "")
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if names[5:] else "")

@@ -273,9 +273,9 @@ def matched_steps(results: Iterable[Measured], benchmarks: Sequence[str]) -> lis
     return sorted(done, key=lambda step: (num_complete[step], step))
 
 
-def history(results: Sequence[Result], benchmarks: Sequence[str], condition: str | None = None) -> list[Ranking]:
-    """The ranking at every step at which any variant has all benchmarks, in the order of training."""
-    rankings = [rank(results, benchmarks, condition=condition, step=s) for s in sorted({r.step for r in results})]
+def history(results: Sequence[Result], benchmarks: Sequence[str]) -> list[Ranking]:
+    """The headline's ranking at every step at which any variant has all benchmarks, in the order of training."""
+    rankings = [rank(results, benchmarks, step=step) for step in sorted({result.step for result in results})]
     return [ranking for ranking in rankings if ranking.standings]
 
 

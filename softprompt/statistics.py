@@ -113,12 +113,12 @@ class Means:
 
         return (2 * stdtr(self.freedom_X, -np.abs(self.centre_X) / np.sqrt(self.variance_X))).tolist()
 
-    def p_above(self, floor: float = 0.0) -> list[float]:
-        """(X,) one-sided p-values of their being no more than `floor`; of the values as they are, which added items
-        might lift above it."""
+    def p_above(self) -> list[float]:
+        """(X,) one-sided p-values of their being no more than 0; of the values as they are, which added items might
+        lift above it."""
         from scipy.special import stdtr
 
-        return stdtr(self.freedom_X, (floor - self.value_X) / np.sqrt(self.variance_X)).tolist()
+        return stdtr(self.freedom_X, -self.value_X / np.sqrt(self.variance_X)).tolist()
 
 
 def crossed_bootstrap(values_VSI: Floats, weights_I: Floats, stream: int) -> Floats:

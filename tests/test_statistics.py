@@ -245,7 +245,8 @@ def test_above_chance_worked_by_hand() -> None:
     """330 of 1,200 against a chance of a quarter: 0.025 above, two standard errors. Nothing right is not above 0."""
     found = means([[[1] * 330 + [0] * 870], [[0] * 1200]])
     error = np.sqrt(found.variance_X[0])
-    assert found.p_above(0.25)[0] == pytest.approx(stats.t.sf(0.025 / error, found.freedom_X[0]))
+    over_chance = replace(found, value_X=found.value_X - 0.25)
+    assert over_chance.p_above()[0] == pytest.approx(stats.t.sf(0.025 / error, found.freedom_X[0]))
     assert found.p_above()[1] == 0.5
 
 

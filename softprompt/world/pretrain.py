@@ -24,6 +24,7 @@ from softprompt.world.facts import World
 
 BOS, EOS = "<s>", "</s>"
 NUM_LAYERS = 2
+VOCABULARY = 1200
 ROWS, POSITIONS = 16, 64
 STEPS_A_TURN = 10
 PEAK_RATE, NUM_WARMUP_STEPS, DECAY_SHARE = 4e-3, 20, 0.3
@@ -50,13 +51,13 @@ class Schedule:
         return range(self.save_every, self.num_steps + 1, self.save_every)
 
 
-def learn_tokenizer(world: World, vocab_size: int = 1200) -> PreTrainedTokenizerFast:
+def learn_tokenizer(world: World) -> PreTrainedTokenizerFast:
     """A byte-level BPE that all variants of a world share."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
+        vocab_size=VOCABULARY,
         special_tokens=[BOS, EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
