@@ -13,7 +13,6 @@ from flows.rank_variants import rank_variants
 from flows.watch_checkpoints import watch_checkpoints
 from softprompt.arm import Arm
 from softprompt.errors import BadStudy, SoftPromptError
-from softprompt.ranking import history
 from softprompt.report import write_report
 from softprompt.study import Study
 from softprompt.tables import screen, show_ranking
@@ -60,11 +59,10 @@ def conclude(study: Path) -> None:
     """Rank, compare with the truth, write `ranking.json` and the report with the truth in it."""
     declared = Study.read(study)
     home, bucket, tracker = Path(declared.home), Path(declared.bucket), Tracker(declared)
-    ranking = rank_variants(str(study))
+    rank_variants(str(study))
     truth, results = read_truth(bucket), tracker.results()
-    past = tuple(history(results, declared.benchmarks))
-    arm = Arm(name=declared.name, results=tuple(results), ranking=ranking, past=past)
-    show_ranking(ranking, arm.diagnosis)
+    arm = Arm.of(declared.name, results, declared.benchmarks)
+    show_ranking(arm.ranking, arm.diagnosis)
     tracker.log_truth(truth)
     found = verdict(results, truth)
     (home / "ranking.json").write_text(json.dumps(found, indent=1))
