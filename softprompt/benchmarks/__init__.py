@@ -20,6 +20,7 @@ from typing import Any
 from softprompt.answers import Grammar
 from softprompt.errors import BadBenchmark, RowsUnavailable
 from softprompt.fingerprints import fingerprint
+from softprompt.protocol import Protocol
 
 Row = dict[str, Any]
 
@@ -85,13 +86,13 @@ class Benchmark:
 
     def prompt(self, example: Example, shots: Iterable[Example] = ()) -> str:
         """The text in front of the answer, with solved examples before the question if `shots` are given."""
-        solved = [f"{shot.question}{self.cue} {shot.answer}" for shot in shots]
-        head = [self.instruction] if self.instruction else []
-        return "\n\n".join([*head, *solved, example.question + self.cue])
+        return self.question(example, shots) + self.cue
 
     def question(self, example: Example, shots: Iterable[Example] = ()) -> str:
         """The prompt without its cue: what stands before vectors that replace the cue."""
-        return self.prompt(example, shots).removesuffix(self.cue)
+        solved = [f"{shot.question}{self.cue} {shot.answer}" for shot in shots]
+        head = [self.instruction] if self.instruction else []
+        return "\n\n".join([*head, *solved, example.question])
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Rows:
     num_contaminated: int = 0
     """Train items that were dropped because they also stand in the test split."""
 
-    def sample(self, protocol: Any) -> tuple[list[Example], list[Example], list[Example]]:
+    def sample(self, protocol: Protocol) -> tuple[list[Example], list[Example], list[Example]]:
         """(shots, training samples, test items) of a protocol: the same for every checkpoint and variant.
 
         The shots are the first of the training samples, so that few-shot and soft prompt draw on the same rows.
