@@ -1,6 +1,5 @@
 """The command `softprompt`: the library's commands, and those that need Prefect and MLflow."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from softprompt.cli import AsJson, app, run_app
-from softprompt.result import finite
+from softprompt.result import to_json
 from softprompt.study import Study
 from softprompt.tables import screen, show_ranking
 
@@ -37,8 +36,7 @@ def rank(
     is_headline = found.condition == tracker.study.protocol.headline
     diagnosis = diagnose(found, PastRankings(tracker, jobs).rankings if is_headline else [])
     if as_json:
-        values = {**found.to_dict(), "diagnosis": diagnosis.to_dict()}
-        print(json.dumps(finite(values), indent=1, allow_nan=False))
+        print(to_json({**found.to_dict(), "diagnosis": diagnosis.to_dict()}))
     else:
         show_ranking(found, diagnosis)
 
@@ -53,7 +51,7 @@ def plan(study: StudyFile, as_json: AsJson = False) -> None:
     declared = Study.read(study)
     planned = plan_checkpoints(declared, look(declared).pending)
     if as_json:
-        print(json.dumps(planned.to_dict(), indent=1))
+        print(to_json(planned.to_dict()))
     else:
         show_plan(planned)
 

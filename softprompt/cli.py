@@ -1,6 +1,5 @@
 """The library's commands. `flows.cli` adds those that need Prefect and MLflow."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -16,7 +15,7 @@ from softprompt import suites
 from softprompt.checks import check, require_sound
 from softprompt.errors import BadStudy, SoftPromptError
 from softprompt.protocol import Protocol, Resources
-from softprompt.result import finite
+from softprompt.result import to_json
 from softprompt.study import Study
 from softprompt.tables import (
     arms_table,
@@ -85,7 +84,7 @@ def evaluate(
         for sentence in result.sentences():
             screen.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
-        print(json.dumps(finite(results), indent=1, allow_nan=False))
+        print(to_json(results))
 
 
 @app.command()
@@ -120,7 +119,7 @@ def study(
     file = write_report(arms, report or Path(declared.home) / "study.html", title=declared.name)
     if as_json:
         found = {"study": declared.name, "failures": failures, "arms": {arm.name: arm.to_dict() for arm in arms}}
-        print(json.dumps(finite(found), indent=1, allow_nan=False))
+        print(to_json(found))
     else:
         if len(arms) > 1:
             screen.print(arms_table(arms))
@@ -153,13 +152,13 @@ def benchmarks(
             check(name, mirror, benchmark_folder) for name in track(names, "Reading", console=errors, transient=True)
         ]
         if as_json:
-            print(json.dumps([found.to_dict() for found in checks], indent=1))
+            print(to_json([found.to_dict() for found in checks]))
         else:
             show_checks(checks)
         sys.exit(any(found.status == "broken" for found in checks))
     declared = [registry.get(name, benchmark_folder) for name in names]
     if as_json:
-        print(json.dumps([{"name": b.name, "path": b.path, "config": b.config, "chance": b.chance} for b in declared]))
+        print(to_json([{"name": b.name, "path": b.path, "config": b.config, "chance": b.chance} for b in declared]))
         return
     table = Table("name", "dataset", "answer", "chance", title="Benchmarks")
     for b in declared:

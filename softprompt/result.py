@@ -126,8 +126,8 @@ class Result:
         return {**values, "status": self.status, "saturated": lights, "loss_of_recall": losses}
 
     def to_json(self) -> str:
-        """`to_dict` as text, with null for what JSON has no number for."""
-        return json.dumps(finite(self.to_dict()), indent=1, allow_nan=False)
+        """`to_dict` as text."""
+        return to_json(self.to_dict())
 
     def save(self, folder: str | Path) -> Path:
         """Write `items.parquet`, `vectors.safetensors` and, when they are there, `result.json` into `folder`."""
@@ -203,12 +203,16 @@ def _estimates(values: dict[str, Any]) -> dict[str, Estimate]:
     }
 
 
-def finite(value: Any) -> Any:
-    """`value` with null for NaN and infinity, which JSON does not have."""
+def to_json(value: Any) -> str:
+    """As text, with null for NaN and infinity, which JSON does not have."""
+    return json.dumps(_finite(value), indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
+        return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

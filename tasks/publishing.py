@@ -1,6 +1,5 @@
 """Rank the results and put the ranking where people look: MLflow, Prefect, a report."""
 
-import json
 import re
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from softprompt.arm import Arm
 from softprompt.diagnosis import Diagnosis
 from softprompt.files import write_whole
 from softprompt.ranking import Ranking
+from softprompt.result import to_json
 from softprompt.study import Study
 from tasks.rankings import PastRankings, rank_at
 from tasks.retries import is_retryable
@@ -41,7 +41,7 @@ def publish(study: Study) -> tuple[Ranking, Diagnosis]:
     arm = Arm(name=study.name, results=tuple(results), ranking=ranking, past=tuple(past.rankings))
     report = write_report([arm], home / "report.html", title=study.name)
     values = {**ranking.to_dict(), "diagnosis": arm.diagnosis.to_dict()}
-    latest = write_whole(home / "latest-ranking.json", json.dumps(values, indent=1))
+    latest = write_whole(home / "latest-ranking.json", to_json(values))
     tracker.log_rankings(past.new, jobs)
     tracker.log_ranking_files([report, latest, past.save()])
     return ranking, arm.diagnosis
