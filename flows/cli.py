@@ -91,7 +91,10 @@ def demo(
 
     Run again, it trains and evaluates nothing that is done.
     """
-    quiet_prefect(folder)
+    quiet_prefect()
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ.setdefault("PREFECT_HOME", str(folder.absolute() / "prefect"))  # a server of its own
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))  # a core for the pre-training
     from flows.demo import run_demo
 
     run_demo(folder, seed)
@@ -115,7 +118,7 @@ def show_plan(plan: "Plan") -> None:
     screen.print(plan.sentence(), highlight=False, soft_wrap=True)
 
 
-def quiet_prefect(folder: Path | None = None) -> None:
+def quiet_prefect() -> None:
     """Prefect without a server's chatter, set before it is imported; what the user has set stays."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_SERVER_LEVEL", "ERROR")
@@ -124,10 +127,6 @@ def quiet_prefect(folder: Path | None = None) -> None:
     # client as long for an answer: it gives up a moment before the server says that it is to try again.
     os.environ.setdefault("PREFECT_API_REQUEST_TIMEOUT", "180")
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    if folder:  # the demo: a server of its own, and a core left for the pre-training beside it
-        if "PREFECT_API_URL" not in os.environ:
-            os.environ.setdefault("PREFECT_HOME", str(folder.absolute() / "prefect"))
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 2) - 1)))
 
 
 def main() -> None:
