@@ -1,6 +1,7 @@
 """Slots of this host: which devices a job may use. Kept by file locks, which the kernel frees when a process dies."""
 
 import fcntl
+import itertools
 import os
 import platform
 import tempfile
@@ -32,7 +33,7 @@ def slot(home: str, resources: Resources, on_wait: Callable[[], None] = lambda: 
     else:  # the home may be that of several hosts, the host's folder that of several studies
         folder, own = Path(of_host or home), fingerprint(home) if of_host else platform.node()
     folder.mkdir(parents=True, exist_ok=True)
-    while True:
+    for num_tries in itertools.count():
         for devices in resources.slots:
             with (folder / f".slot-{'-'.join(devices) or own}").open("w") as file:
                 try:
@@ -41,10 +42,6 @@ def slot(home: str, resources: Resources, on_wait: Callable[[], None] = lambda: 
                     continue
                 yield devices
                 return
-        on_wait()
-        on_wait = _nothing
+        if not num_tries:
+            on_wait()
         sleep(SECONDS_BETWEEN_TRIES)
-
-
-def _nothing() -> None:
-    pass
