@@ -13,6 +13,7 @@ from softprompt.benchmarks import Benchmark, Example
 from softprompt.chat import answer_ids, terminator_id
 from softprompt.meter import matrix_rate
 from softprompt.models import LanguageModel
+from softprompt.output_layer import IGNORED
 from softprompt.packing import packing_rows
 from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompts
@@ -20,7 +21,6 @@ from softprompt.protocol import Protocol
 from softprompt.tune import answer_losses, tune
 
 NUM_VECTORS = 10
-IGNORED = -100
 
 
 def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,), num_epochs: int = 1) -> Measured:

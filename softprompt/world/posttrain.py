@@ -19,6 +19,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from softprompt.checkpoints import open_checkpoint
 from softprompt.models import LanguageModel
+from softprompt.output_layer import IGNORED
 from softprompt.world.checkpoint import place, write_checkpoint
 from softprompt.world.corpus import CUE, question_text
 from softprompt.world.facts import ATTRIBUTES, World
@@ -27,8 +28,6 @@ SUFFIX = {"asked": "-post", "train": "-post-train"}
 """By the people whom it is fine-tuned on: what stands behind a variant's name for its post-trained self."""
 ROWS = 16
 PEAK_RATE, NUM_STEPS, NUM_WARMUP_STEPS = 3e-4, 120, 10
-IGNORED = -100
-"""Label of a position that carries no loss."""
 
 
 def posttrain(world: World, variant: str, step: int, bucket: Path, people: str = "asked") -> Path:
