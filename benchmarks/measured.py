@@ -1,13 +1,14 @@
 """What is measured of a contender."""
 
-import re
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from workload import wait
+
+from softprompt.memory import peak_bytes, reset_peak
 
 
 @dataclass
@@ -35,12 +36,9 @@ class Stopwatch:
         self.laps: list[float] = []
         self.cpu_laps: list[float] = []
         """Of all threads together."""
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            self.held = torch.cuda.memory_allocated(device)
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the peak resident set size
-            self.held = _status_bytes("VmRSS")
+        on_gpu = device.type == "cuda"
+        self.held = torch.cuda.memory_allocated(device) if on_gpu else psutil.Process().memory_info().rss
+        reset_peak()
         self.start_lap()
 
     def start_lap(self) -> None:
@@ -55,13 +53,4 @@ class Stopwatch:
 
     @property
     def peak_bytes(self) -> int:
-        on_gpu = self.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(self.device) if on_gpu else _status_bytes("VmHWM")
-        return peak - self.held
-
-
-def _status_bytes(name: str) -> int:
-    """Of this process (proc(5))."""
-    found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.M)
-    assert found
-    return 1024 * int(found[1])
+        return peak_bytes([self.device]) - self.held
