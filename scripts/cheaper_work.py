@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from real_model import QUICK
-from worlds import VARIANTS, evaluate_world, largest_error, make_world, markdown, tau, truths, variant_cells
+from worlds import HEAD, condition_cells, evaluate_world, make_world, markdown, truth_cells, truths
 
 import softprompt
 from softprompt import Protocol, Resources, Result
@@ -42,26 +42,16 @@ def worlds(folder: Path, most: int | None) -> str:
     for seed in WORLD_SEEDS[:most]:
         root = make_world(folder, seed)
         truth = truths(root)
-        rows.append([str(seed), "truth", *(f"{truth[v]:.2f}" for v in VARIANTS), "", "", ""])
+        rows.append([str(seed), "truth", *truth_cells(truth)])
         for name, changes in SETTINGS.items():
             protocol = replace(WORLD, **changes)
             results = evaluate_world(root, protocol)
-            condition = protocol.headline
-            rows.append(
-                [
-                    "",
-                    name,
-                    *variant_cells(results, truth, condition),
-                    f"{tau(results, truth, condition):+.2f}",
-                    " ".join(f"{tau(results, truth, condition, s):+.2f}" for s in protocol.seeds),
-                    f"{largest_error(results, truth, condition):.2f}",
-                ]
-            )
-        print(markdown(HEAD, rows[-4:]), flush=True)
-    return markdown(HEAD, rows)
+            rows.append(["", name, *condition_cells(results, truth, protocol.headline, protocol.seeds)])
+        print(markdown(WORLDS_HEAD, rows[-4:]), flush=True)
+    return markdown(WORLDS_HEAD, rows)
 
 
-HEAD = ["world", "setting", *VARIANTS, "tau", "tau by prompt seed", "largest error"]
+WORLDS_HEAD = ["world", "setting", *HEAD]
 
 
 def quality(folder: Path, model: str, mirror: str | None, most: int | None) -> str:

@@ -10,7 +10,7 @@ import argparse
 import datetime
 from pathlib import Path
 
-from worlds import VARIANTS, evaluate_world, largest_error, make_world, markdown, tau, truths, variant_cells
+from worlds import HEAD, condition_cells, evaluate_world, make_world, markdown, tau, truth_cells, truths
 
 from softprompt import Protocol
 
@@ -27,21 +27,12 @@ def main() -> None:
     for seed in SEEDS:
         root = make_world(arguments.folder, seed)
         truth, results = truths(root), evaluate_world(root, PROTOCOL)
-        detail.append([str(seed), "truth", *(f"{truth[v]:.2f}" for v in VARIANTS), "", "", ""])
+        detail.append([str(seed), "truth", *truth_cells(truth)])
         for condition in PROTOCOL.conditions:
             seeds = PROTOCOL.seeds if condition in PROTOCOL.placements else ()
-            detail.append(
-                [
-                    "",
-                    condition,
-                    *variant_cells(results, truth, condition),
-                    f"{tau(results, truth, condition):+.2f}",
-                    " ".join(f"{tau(results, truth, condition, s):+.2f}" for s in seeds),
-                    f"{largest_error(results, truth, condition):.2f}",
-                ]
-            )
+            detail.append(["", condition, *condition_cells(results, truth, condition, seeds)])
         summary.append([str(seed), *(f"{tau(results, truth, c):+.2f}" for c in PROTOCOL.conditions)])
-        print(markdown(["world", "condition", *VARIANTS, "tau", "tau by prompt seed", "largest error"], detail[-5:]))
+        print(markdown(["world", "condition", *HEAD], detail[-5:]))
     page = (
         f"# Five worlds\n\n{datetime.date.today()}, `python scripts/five_worlds.py`, "
         f"protocol `{PROTOCOL.fingerprint}`, 420 test items a world, mean of three prompt seeds.\n\n"
@@ -49,7 +40,7 @@ def main() -> None:
         f"{markdown(['world', *PROTOCOL.conditions], summary)}\n\n"
         "Accuracy (format-following) of each variant; the largest error is the largest distance of an accuracy from "
         "its truth:\n\n"
-        f"{markdown(['world', 'condition', *VARIANTS, 'tau', 'tau by prompt seed', 'largest error'], detail)}\n"
+        f"{markdown(['world', 'condition', *HEAD], detail)}\n"
     )
     print(page)
     if arguments.out:

@@ -45,9 +45,9 @@ from softprompt.checkpoints import Checkpoint, discover  # noqa: E402
 from softprompt.cost import Cost, Phase  # noqa: E402
 from softprompt.metrics import Outcome, summarise  # noqa: E402
 from softprompt.protocol import Protocol  # noqa: E402
-from softprompt.result import CurvePoint, Job, Result  # noqa: E402
+from softprompt.result import CurvePoint, Result  # noqa: E402
 from softprompt.study import Study  # noqa: E402
-from tasks.discovery import look  # noqa: E402
+from tasks.discovery import jobs_of, look  # noqa: E402
 from tasks.ledger import Finished  # noqa: E402
 from tasks.publishing import publish  # noqa: E402
 from tasks.rankings import PastRankings, rank_at  # noqa: E402
@@ -103,10 +103,6 @@ def checkpoints_of(study: Study) -> list[Checkpoint]:
     """By number."""
     found = {(c.variant, c.step): c for c in discover(study.bucket, study.layout).checkpoints}
     return [found[place(number)] for number in range(len(found))]
-
-
-def jobs_of(study: Study, checkpoint: Checkpoint) -> list[Job]:
-    return [Job(checkpoint, study.benchmark(name), study.protocol) for name in study.benchmarks]
 
 
 def recorded_result(protocol: Protocol) -> Result:

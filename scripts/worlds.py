@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import softprompt
-from softprompt import Protocol, Resources, Result
+from softprompt import Protocol, Result
 from softprompt.metrics import Estimate, summarise
 from softprompt.statistics import kendall_tau
 from softprompt.world.corpus import RECIPES
 from softprompt.world.pretrain import Schedule
-from softprompt.world.verdict import read_truth
+from softprompt.world.verdict import all_outcomes, read_truth
 
 BENCHMARKS = ("world_birthplace", "world_profession", "world_pet")
 VARIANTS = tuple(recipe.name for recipe in RECIPES)
@@ -46,43 +46,40 @@ def evaluate_world(root: Path, protocol: Protocol, step: int = LAST_STEP) -> lis
             folder = root / "results" / protocol.fingerprint / variant / benchmark / at
             if not (folder / "result.json").exists():
                 checkpoint = str(root / "bucket" / variant / f"step-{step}")
-                softprompt.evaluate(
-                    checkpoint, benchmark, protocol, resources=Resources(), mirror=str(root / "mirror")
-                ).save(folder)
+                softprompt.evaluate(checkpoint, benchmark, protocol, mirror=str(root / "mirror")).save(folder)
             results.append(Result.load(folder))
     return results
 
 
 def pooled(results: Iterable[Result], variant: str, condition: str, seed: int | None = None) -> dict[str, Estimate]:
     """Metrics of a variant over the items of all benchmarks, of one prompt seed or of all."""
-    from dataclasses import replace
-
-    return summarise(
-        [
-            replace(outcome, item=f"{result.benchmark} {outcome.item}")
-            for result in results
-            if result.variant == variant
-            for outcome in result.outcomes
-            if outcome.condition == condition and (seed is None or outcome.seed == seed)
-        ]
-    )
+    its = [result for result in results if result.variant == variant]
+    return summarise([o for o in all_outcomes(its, condition) if seed is None or o.seed == seed])
 
 
 def tau(results: list[Result], truth: dict[str, float], condition: str, seed: int | None = None) -> float:
     return kendall_tau({v: pooled(results, v, condition, seed)["accuracy"].value for v in VARIANTS}, truth)
 
 
-def variant_cells(results: list[Result], truth: dict[str, float], condition: str) -> list[str]:
-    """Per variant 'accuracy (format-following)'."""
-    cells = []
-    for variant in truth:
-        metrics = pooled(results, variant, condition)
-        cells.append(f"{metrics['accuracy'].value:.2f} ({metrics['format_following'].value:.2f})")
-    return cells
+HEAD = [*VARIANTS, "tau", "tau by prompt seed", "largest error"]
 
 
-def largest_error(results: list[Result], truth: dict[str, float], condition: str) -> float:
-    return max(abs(pooled(results, v, condition)["accuracy"].value - truth[v]) for v in truth)
+def truth_cells(truth: dict[str, float]) -> list[str]:
+    return [*(f"{truth[variant]:.2f}" for variant in VARIANTS), "", "", ""]
+
+
+def condition_cells(
+    results: list[Result], truth: dict[str, float], condition: str, seeds: Iterable[int] = ()
+) -> list[str]:
+    """Of each variant 'accuracy (format-following)', then Kendall's tau of all prompt seeds together and of each, and
+    the largest distance of an accuracy from its truth."""
+    found = {variant: pooled(results, variant, condition) for variant in truth}
+    return [
+        *(f"{its['accuracy'].value:.2f} ({its['format_following'].value:.2f})" for its in found.values()),
+        f"{tau(results, truth, condition):+.2f}",
+        " ".join(f"{tau(results, truth, condition, seed):+.2f}" for seed in seeds),
+        f"{max(abs(its['accuracy'].value - truth[variant]) for variant, its in found.items()):.2f}",
+    ]
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

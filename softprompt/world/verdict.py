@@ -1,14 +1,14 @@
 """Every condition's ranking held against the truth of a world."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from softprompt.completeness import METADATA_FILE
-from softprompt.metrics import chance_centred, summarise
+from softprompt.metrics import Outcome, chance_centred, summarise
 from softprompt.result import Result
 from softprompt.statistics import kendall_tau
 from softprompt.world.facts import ATTRIBUTES
@@ -50,16 +50,20 @@ def verdict(results: Sequence[Result], truth: Truth) -> dict[str, Any]:
     return {"variants": variants, "tau": tau}
 
 
-def _pooled(results: Sequence[Result], variant: str, step: int, condition: str) -> dict[str, Any]:
-    """Metrics over the items of all benchmarks, which a world has equally many of."""
-    outcomes = [
+def all_outcomes(results: Iterable[Result], condition: str) -> list[Outcome]:
+    """Of a checkpoint on all benchmarks together."""
+    return [
         replace(outcome, item=f"{result.benchmark}: {outcome.item}")
         for result in results
-        if result.variant == variant and result.step == step
         for outcome in result.outcomes
         if outcome.condition == condition
     ]
-    metrics = summarise(outcomes)
+
+
+def _pooled(results: Sequence[Result], variant: str, step: int, condition: str) -> dict[str, Any]:
+    """Metrics over the items of all benchmarks, which a world has equally many of."""
+    its = [result for result in results if result.variant == variant and result.step == step]
+    metrics = summarise(all_outcomes(its, condition))
     names = ("accuracy", "format_following", "knowledge_accuracy", "lenient_accuracy")
     accuracy = metrics["accuracy"]
     return {
