@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from posixpath import join
 from typing import Any
 
 from softprompt.bucket import Bucket, Entry
@@ -233,7 +234,7 @@ def identity(variant: str, step: int, needed: dict[str, Entry]) -> str:
 def read_metadata(bucket: Bucket, path: str) -> dict[str, Any]:
     """The small file a trainer may leave beside the weights; empty if there is none."""
     try:
-        metadata = json.loads(bucket.read(f"{path}/{METADATA_FILE}".strip("/")))
+        metadata = json.loads(bucket.read(join(path, METADATA_FILE)))
         if not isinstance(metadata, dict) or not all(isinstance(metadata.get(n, 0), int) for n in ("step", "tokens")):
             raise ValueError(f"it says {json.dumps(metadata)[:80]}")
         return metadata

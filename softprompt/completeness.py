@@ -7,6 +7,7 @@ nobody has written to it for a while, or the trainer's marker says so.
 import json
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from posixpath import join
 
 from softprompt.bucket import Bucket, Entry
 from softprompt.errors import BadCheckpoint, IncompleteCheckpoint
@@ -35,7 +36,7 @@ SMALL_FILES = (
     "chat_template.*",
 )
 """Files beside the weights that decide a score."""
-CODE_FILES = "*.py"
+CODE_FILES = ("*.py",)
 HEADER_BYTES = 1 << 16
 """First bytes of a shard that are read at once; they hold most headers."""
 LONGEST_HEADER_BYTES = 100_000_000
@@ -63,7 +64,7 @@ def needed_files(bucket: Bucket, path: str, files: dict[str, Entry], *, with_cod
     Raises:
         BadCheckpoint: it is incomplete or broken.
     """
-    patterns = (*SMALL_FILES, METADATA_FILE, *((CODE_FILES,) if with_code else ()))
+    patterns = (*SMALL_FILES, METADATA_FILE, *(CODE_FILES if with_code else ()))
     try:
         names = _weight_files(bucket, path, files)
     except FileNotFoundError:
@@ -79,7 +80,7 @@ def tokenizer_files(files: dict[str, Entry]) -> dict[str, Entry]:
 
 def deciding_files(files: dict[str, Entry]) -> list[Entry]:
     """Those of the needed files whose names, sizes and versions identify the checkpoint."""
-    return [entry for name, entry in files.items() if name != METADATA_FILE and not _fits(name, (CODE_FILES,))]
+    return [entry for name, entry in files.items() if name != METADATA_FILE and not _fits(name, CODE_FILES)]
 
 
 def check_settled(bucket: Bucket, path: str, files: dict[str, Entry], *, marker: str, settle_s: float) -> None:
@@ -140,7 +141,7 @@ def _shards(bucket: Bucket, path: str) -> set[str]:
     """Names of the shards in the index, all of them plain names."""
     where = f"{bucket.uri(path)}/{INDEX_FILE}"
     try:
-        shards = set(json.loads(bucket.read(_join(path, INDEX_FILE)))["weight_map"].values())
+        shards = set(json.loads(bucket.read(join(path, INDEX_FILE)))["weight_map"].values())
     except MALFORMED as error:
         raise IncompleteCheckpoint(f"{where} is half written or has no weight_map ({error}).") from error
     for shard in shards:
@@ -155,7 +156,7 @@ def _implied_sizes(bucket: Bucket, path: str, shards: list[Entry]) -> dict[str, 
     """Bytes each safetensors file must have by its own header: 8 + header + last data offset. None if even the header
     is cut off. Format: https://huggingface.co/docs/safetensors."""
     readable = [shard for shard in shards if shard.size >= 8]  # S3 refuses a range of an empty object
-    places = [_join(path, shard.name) for shard in readable]
+    places = [join(path, shard.name) for shard in readable]
     starts = bucket.read_starts(places, [min(shard.size, HEADER_BYTES) for shard in readable])
     sizes: dict[str, int | None] = {shard.name: None for shard in shards}
     for shard, place, start in zip(readable, places, starts, strict=True):
@@ -178,7 +179,3 @@ def _implied_size(length: int, header: bytes) -> int | None:
 
 def _fits(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}/{name}" if path else name
