@@ -37,7 +37,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "evaluate":
-        import importlib
+        from softprompt.evaluation import evaluate
 
-        return importlib.import_module("softprompt.evaluation").evaluate
+        return evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -143,10 +143,8 @@ class Cache:
         """An empty folder whose name counts for `num_bytes` within the limit; older copies make room."""
         with self._lock("room") as room:
             room.own()
-            for half in [
-                *self.root.glob(f"half-{source.name}-*"),
-                self.root / source.name,
-            ]:  # of a process that died; not whole
+            # What a process that died has left, and a copy that is not whole.
+            for half in (*self.root.glob(f"half-{source.name}-*"), self.root / source.name):
                 shutil.rmtree(half, ignore_errors=True)
             self._sweep()
             sizes = {entry: _num_bytes(entry) for entry in self.root.iterdir() if not entry.name.startswith(".")}

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -179,8 +180,6 @@ def one_prompt(name: str, mirror: str | None, folder: str | None) -> str:
 
 def parse_setting(text: str) -> tuple[str, object]:
     """`num_train=100` -> ('num_train', 100); values are written as in TOML."""
-    import tomllib
-
     name, _, value = text.partition("=")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]

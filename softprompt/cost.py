@@ -7,7 +7,7 @@ cent of the rest at a benchmark's lengths, and so is padding: what is counted is
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 PHASES = ("load", "tune", "prefill", "decode", "score", "other", "log")
@@ -54,11 +54,7 @@ class Cost:
         return f"{self.seconds:.1f} s ({phases}), {self.flops / 1e12:.3g} TFLOP{rate}, {self.peak_bytes / GB:.1f} GB"
 
     def with_seconds(self, phase: str, seconds: float) -> "Cost":
-        return Cost(
-            phases={**self.phases, phase: Phase(seconds=seconds)},
-            peak_bytes=self.peak_bytes,
-            matrix_rate=self.matrix_rate,
-        )
+        return replace(self, phases={**self.phases, phase: Phase(seconds=seconds)})
 
     @classmethod
     def of_processes(cls, costs: Sequence["Cost"]) -> "Cost":

@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,10 +123,7 @@ def toy_benchmark() -> Benchmark:
 def rows() -> Rows:
     """24 train and 12 test items of the toy benchmark."""
     first, second, third = (
-        [
-            Example(**{**vars(capital_example(row)), "id": f"{number}-{i}"})
-            for i, row in enumerate(capital_rows(wording))
-        ]
+        [replace(capital_example(row), id=f"{number}-{i}") for i, row in enumerate(capital_rows(wording))]
         for number, wording in enumerate(WORDINGS)
     )
     return Rows(train=(*first, *second), test=tuple(third))
