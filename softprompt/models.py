@@ -338,9 +338,10 @@ def _device(name: str) -> torch.device:
         device = processes.default_device() if name in ("auto", "cuda") else torch.device(name)
     except RuntimeError as error:
         raise BadStudy(f"device is {name!r}; expected auto, cpu, cuda or cuda:NUMBER.") from error
-    if name == "cuda" and device.type != "cuda":
+    is_there = device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
+    if name.startswith("cuda") and not is_there:
         raise BadStudy(
-            "device is 'cuda', but PyTorch finds no GPU; set it to auto or cpu, or install PyTorch for CUDA."
+            f"device is {name!r}, but PyTorch finds no such GPU; set it to auto or cpu, or install PyTorch for CUDA."
         )
     return device
 

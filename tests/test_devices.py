@@ -84,9 +84,10 @@ def test_a_study_may_ask_for_a_spread_model(run: Run) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_gpu_that_is_not_there_is_named(run: Run) -> None:
-    with pytest.raises(BadStudy, match="PyTorch finds no GPU"):
-        run(Resources(device="cuda"))
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there_is_named(run: Run, device: str) -> None:
+    with pytest.raises(BadStudy, match=f"device is '{device}', but PyTorch finds no such GPU"):
+        run(Resources(device=device))
 
 
 @pytest.mark.gpu
