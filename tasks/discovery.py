@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 
 from softprompt.bucket import Bucket
 from softprompt.checkpoints import Checkpoint, Folder, describe_each, list_folders
@@ -15,7 +14,7 @@ from softprompt.layout import Layout
 from softprompt.result import Job
 from softprompt.study import Study
 from tasks.ledger import Finished
-from tasks.retries import is_retryable
+from tasks.retries import RETRIED
 from tasks.second_looks import SecondLook
 from tasks.tracking import Tracker
 
@@ -35,7 +34,7 @@ class Look:
     rejected: list[SoftPromptError]
 
 
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
+@task(**RETRIED)
 def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | None = None) -> list[Checkpoint]:
     """Complete checkpoints with unfinished jobs, newest step first, no more than `most`; those whose URI is in `tried`
     left out, and not looked at again."""
@@ -44,7 +43,7 @@ def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | 
     return found.pending
 
 
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
+@task(**RETRIED)
 def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job]:
     """The unfinished jobs of the checkpoint at `uri`, and, if asked for, those that failed before."""
     logger = get_run_logger()

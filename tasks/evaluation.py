@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
@@ -20,7 +19,7 @@ from softprompt.result import Job, Result, is_saved
 from softprompt.study import Study
 from tasks.children import run_worker
 from tasks.claims import claimed
-from tasks.retries import is_retryable
+from tasks.retries import RETRIED
 from tasks.slots import slot
 from tasks.tracking import Tracker
 
@@ -28,13 +27,7 @@ MENDED_ELSEWHERE = (BadBucket, BadStudy, JobCancelled, RowsUnavailable)
 """Errors that go away while checkpoint, benchmark and protocol stay as they are: no end of the job."""
 
 
-@task(
-    task_run_name="{job.benchmark.name}",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=is_retryable,
-)
+@task(task_run_name="{job.benchmark.name}", **{**RETRIED, "retry_delay_seconds": [10, 60]})
 def evaluate_benchmark(study: Study, job: Job, retry_failed: bool = True, wait_for_others: bool = True) -> State[Any]:
     """Evaluate a job and log it, unless another process does, or did meanwhile. A job that another is at work on is
     left to it, or waited for: until its result is there, or its claim has ended and this process takes over."""

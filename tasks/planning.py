@@ -7,14 +7,13 @@ from statistics import median
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 
 from softprompt.checkpoints import Checkpoint
 from softprompt.result import Job
 from softprompt.study import Study
 from tasks.discovery import jobs_of
 from tasks.ledger import Finished
-from tasks.retries import is_retryable
+from tasks.retries import RETRIED
 from tasks.tracking import Tracker
 
 
@@ -80,7 +79,7 @@ class Plan:
         }
 
 
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
+@task(**RETRIED)
 def say_plan(study: Study, checkpoints: list[Checkpoint]) -> Plan:
     """Log what evaluating `checkpoints` would cost."""
     plan = plan_checkpoints(study, checkpoints)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 
 from softprompt.arm import Arm
 from softprompt.diagnosis import Diagnosis
@@ -14,11 +13,11 @@ from softprompt.ranking import Ranking
 from softprompt.result import to_json
 from softprompt.study import Study
 from tasks.rankings import PastRankings, rank_at
-from tasks.retries import is_retryable
+from tasks.retries import RETRIED
 from tasks.tracking import Tracker
 
 
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[5, 30], retry_condition_fn=is_retryable)
+@task(**RETRIED)
 def publish_ranking(study: Study) -> Ranking:
     """The ranking at the best matched step, published at home, in MLflow, and as a Prefect artifact."""
     ranking, diagnosis = publish(study)
