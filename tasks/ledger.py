@@ -81,19 +81,11 @@ class Ledger:
             seen_ms = max([seen_ms, *(model.last_updated_timestamp for model in changed)])
             values = {"source": source, "seen_ms": seen_ms, "read_s": read_s, "models": models}
             write_whole(self.copy, json.dumps(values))
-        return {
-            key: Finished(key=key, **model["checkpoint"], **job)
-            for model in models.values()
-            for key, job in model["jobs"].items()
-        }
+        return _finished(models.values())
 
     def finished_of(self, checkpoint: Checkpoint) -> dict[str, Finished]:
         """Finished jobs of one checkpoint, asked of MLflow itself."""
-        return {
-            key: Finished(key=key, **found["checkpoint"], **job)
-            for found in map(_entries, self._models(f"tags.fingerprint = '{checkpoint.fingerprint}'"))
-            for key, job in found["jobs"].items()
-        }
+        return _finished(map(_entries, self._models(f"tags.fingerprint = '{checkpoint.fingerprint}'")))
 
     def check_copy(self, known: Iterable[str]) -> None:
         """Throw the copy away if it misses any of these finished jobs. It does where the clock of MLflow was set back,
@@ -223,6 +215,13 @@ def _entries(model: Any) -> dict[str, dict[str, Any]]:
     }
     jobs = {tag.removeprefix(JOB_TAG): json.loads(v) for tag, v in model.tags.items() if tag.startswith(JOB_TAG)}
     return {"checkpoint": checkpoint, "jobs": jobs}
+
+
+def _finished(models: Iterable[dict[str, dict[str, Any]]]) -> dict[str, Finished]:
+    """By key, what `_entries` say."""
+    return {
+        key: Finished(key=key, **model["checkpoint"], **job) for model in models for key, job in model["jobs"].items()
+    }
 
 
 def _plain_name(text: str) -> str:
