@@ -16,7 +16,6 @@ from softprompt.checkpoints import Checkpoint
 from softprompt.cost import GB
 from softprompt.errors import SoftPromptError, TrackingUnavailable
 from softprompt.files import remove_whole, temporary_folder, write_whole
-from softprompt.metrics import Estimate
 from softprompt.ranking import Ranking
 from softprompt.result import RESULT_FILE, Job, Result, is_saved
 from softprompt.study import Study
@@ -130,21 +129,22 @@ def _points(result: Result, checkpoint: Checkpoint, model_id: str) -> list[Point
     values: dict[str, float] = {}
     for condition, found in result.metrics.items():
         where = "" if condition == result.headline else f".{condition}"
-        for name, estimate in found.items():
-            values[f"{name}{where}/{result.benchmark}"] = estimate.value
-    headline: dict[str, Estimate] = result.metrics[result.headline]
-    values[f"accuracy_low/{result.benchmark}"] = headline["accuracy"].low
-    values[f"accuracy_high/{result.benchmark}"] = headline["accuracy"].high
-    values[f"diverged/{result.benchmark}"] = float(result.status == "diverged")
-    values[f"recall_lost/{result.benchmark}"] = float(result.loss_of_recall(result.headline) is not None)
-    values[f"seconds/{result.benchmark}"] = result.cost.seconds
-    values[f"peak_gb/{result.benchmark}"] = result.cost.peak_bytes / GB
+        values |= {f"{name}{where}": estimate.value for name, estimate in found.items()}
+    accuracy = result.metrics[result.headline]["accuracy"]
+    values |= {
+        "accuracy_low": accuracy.low,
+        "accuracy_high": accuracy.high,
+        "diverged": float(result.status == "diverged"),
+        "recall_lost": float(result.loss_of_recall(result.headline) is not None),
+        "seconds": result.cost.seconds,
+        "peak_gb": result.cost.peak_bytes / GB,
+    }
     if (share := result.cost.matrix_share()) is not None:
-        values[f"matrix_share/{result.benchmark}"] = share
-    if result.tokens is not None:
-        values["tokens"] = float(result.tokens)
-    on_model = {f"{name}/{result.benchmark}" for name in ("accuracy", "format_following")}
-    return [
-        Point(name, value, checkpoint.modified_ms, checkpoint.step, model_id if name in on_model else None)
+        values["matrix_share"] = share
+    on_model = ("accuracy", "format_following")
+    when, step = checkpoint.modified_ms, checkpoint.step
+    points = [
+        Point(f"{name}/{result.benchmark}", value, when, step, model_id if name in on_model else None)
         for name, value in values.items()
     ]
+    return points if result.tokens is None else [*points, Point("tokens", float(result.tokens), when, step)]
