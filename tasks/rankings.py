@@ -13,7 +13,8 @@ from softprompt.fingerprints import fingerprint
 from softprompt.ranking import Ranking, Standing, matched_steps, rank
 from softprompt.result import Result
 from tasks.ledger import Finished
-from tasks.tracking import RANKING_RUN, Tracker
+from tasks.store import RANKING_RUN
+from tasks.tracking import Tracker
 
 RANKINGS_FILE = "rankings.json"
 FIELDS = [*Ranking.__dataclass_fields__, *Standing.__dataclass_fields__]

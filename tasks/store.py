@@ -13,6 +13,8 @@ from softprompt.study import Study
 from tasks.claims import claimed
 
 CREATION_PATIENCE_S = 60
+RANKING_RUN = "ranking"
+"""Name of the run that holds rankings instead of a variant's results."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind readers as well."""
 
@@ -119,7 +121,7 @@ class Store:
         return found[0].info.run_id if found else None
 
     def _new_run(self, variant: str) -> str:
-        number = len(self.client.search_runs([self.experiment_id], filter_string="tags.variant != 'ranking'"))
+        number = len(self.client.search_runs([self.experiment_id], filter_string=f"tags.variant != '{RANKING_RUN}'"))
         tags = {
             "variant": variant,
             "mlflow.runColor": COLOURS[number % len(COLOURS)],

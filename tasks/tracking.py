@@ -20,10 +20,7 @@ from softprompt.ranking import Ranking
 from softprompt.result import RESULT_FILE, Job, Result, is_saved
 from softprompt.study import Study
 from tasks.ledger import Finished, Ledger, artifact_folder
-from tasks.store import Point, Store
-
-RANKING_RUN = "ranking"
-"""Name of the run that holds rankings instead of a variant's results."""
+from tasks.store import RANKING_RUN, Point, Store
 
 
 class Tracker:
