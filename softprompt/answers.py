@@ -94,11 +94,11 @@ class OptionInWords:
         """The option mentioned first as whole words; of two that start together, the longer."""
         read = _reading(item)
         text = read(output)
-        found = []
-        for option in item.options:
-            match = re.search(rf"(?<!\w){re.escape(read(option))}(?!\w)", text)
-            if match:
-                found.append((match.start(), -len(option), option))
+        found = [
+            (match.start(), -len(option), option)
+            for option in item.options
+            if (match := re.search(rf"(?<!\w){re.escape(read(option))}(?!\w)", text))
+        ]
         return min(found)[2] if found else None
 
     def is_right(self, answer: str | None, item: Item) -> bool:
@@ -158,7 +158,7 @@ class ShortText:
     def lenient(self, output: str, item: Item) -> str | None:
         """The gold that stands in the output as whole words; of several, the first. Else the output itself."""
         text = f" {normalised(output)} "
-        found = [(text.index(f" {normalised(gold)} "), gold) for gold in item.golds if f" {normalised(gold)} " in text]
+        found = [(place, gold) for gold in item.golds if (place := text.find(f" {normalised(gold)} ")) >= 0]
         return min(found)[1] if found else output.strip() or None
 
     def is_right(self, answer: str | None, item: Item) -> bool:

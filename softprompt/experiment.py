@@ -4,7 +4,6 @@
 >>> Experiment(arms=arms, benchmarks=[benchmarks.get("svamp")], folder=Path("runs")).run(checkpoints)  # doctest: +SKIP
 """
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ class Experiment:
     mirror: str | None = None
     tokenizer: str | None = None
     cache: Cache = field(default_factory=Cache)
+    _read: dict[str, Rows] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(cls, study: Study) -> Self:
@@ -117,10 +117,6 @@ class Experiment:
         if benchmark.name not in self._read:
             self._read[benchmark.name] = registry.load(benchmark, self.mirror)
         return self._read[benchmark.name]
-
-    @functools.cached_property
-    def _read(self) -> dict[str, Rows]:
-        return {}
 
 
 def checkpoints_of(study: Study, uris: Sequence[str] = (), steps: Sequence[int] = ()) -> list[Checkpoint]:

@@ -87,7 +87,6 @@ def tune(
             step, vectors_SPD, tuple(losses_S.tolist()), tuple(protocol.seeds[i] for i in sorted(diverged))
         )
 
-    losses_S = torch.zeros(len(seeds))
     steps = rows_of_steps(placement, examples, answers, protocol)
     prefill.graphs.expect((len(own), pass_size(own)) for own in map(_own, steps) if own)
     for step, rows in enumerate(steps):
