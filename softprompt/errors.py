@@ -18,7 +18,7 @@ class BadStudy(SoftPromptError):
 
 
 class BadBucket(SoftPromptError):
-    """The place where checkpoints should appear is missing, empty, or laid out differently."""
+    """The place where checkpoints should appear is missing, may not be read, or is laid out differently."""
 
 
 class BucketUnavailable(SoftPromptError):

@@ -56,6 +56,7 @@ def evaluate(
         checkpoint: one found by `discover`, or the path or URL of a folder in the Hugging Face layout.
         benchmark: a declaration, or the name of one.
         protocol: everything that decides the score; the default is `Protocol()`.
+        resources: where it runs, which decides no score; the default is `Resources()`.
         rows: the benchmark's rows, if they are at hand; else they are loaded from `mirror` or the hub.
         tokenizer: where to read the tokenizer from, if the checkpoint has none.
         cache: where to keep the copy of a remote checkpoint; the default is `Cache()`.

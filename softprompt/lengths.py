@@ -31,7 +31,7 @@ def check_lengths(
         return ask(model, benchmark, example, shots, chat=protocol.chat).question + cue
 
     def num_new(example: Example) -> int:
-        """Said, or of a candidate that is scored, whose last token is no input."""
+        """Positions behind the prompt: of what is said, or of the longest candidate, whose last token is no input."""
         candidates = [model.encode(f" {text}") for text in (*example.options, example.answer)]
         return max(benchmark.max_new_tokens, max(map(len, candidates)) - 1)
 

@@ -19,7 +19,7 @@ Found = TypeVar("Found")
 MOST_ROWS = defaultdict(lambda: 96, {"cuda": 512})
 """Of a pass, by kind of device, where memory would allow more."""
 SHARE_OF_MEMORY = 0.5
-"""Of what is free when a job starts, at most so much is planned for one pass."""
+"""Of what is free when a tuning or an answering starts, at most so much is planned for one pass."""
 MOST_BYTES_OF_A_CORE = 1.25e9
 """On a CPU no pass is planned for more: larger ones were slower, see `docs/decisions/012-micro-batches.md`."""
 CGROUP = Path("/sys/fs/cgroup")

@@ -55,11 +55,11 @@ class LanguageModel:
 
     @functools.cached_property
     def num_body_parameters(self) -> float:
-        """Of them, those that every token meets."""
+        """Of the matrices outside of the last layer's MLP, which every token meets."""
         return self._num_met(in_last_mlp=False)
 
     def _num_met(self, *, in_last_mlp: bool) -> float:
-        """Of experts only the chosen ones."""
+        """Parameters of the matrices inside or outside of the last layer's MLP; of experts, the chosen ones alone."""
         config = self.network.config.get_text_config()
         counts = (getattr(config, name, None) for name in ("num_local_experts", "n_routed_experts", "num_experts"))
         num_experts = next(filter(None, counts), 1)

@@ -22,7 +22,7 @@ class Recipe:
     width: int = 128
     """Of its model."""
     order: int = 0
-    """Seed of what it reads when: another one brings other documents about the same facts."""
+    """Seed of what it reads and when: another one brings other documents about the same facts."""
     twin_of: str = ""
     """Variant whose facts, documents and first weights it has, but for what their recipes tell apart."""
 
