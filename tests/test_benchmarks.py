@@ -128,7 +128,6 @@ def test_rows_of_another_split_are_never_read_along(tmp_path: Path, toy_benchmar
     [
         ({"answer": "Oslo, of course"}, "wants the answer 'Oslo, of course', which its own grammar, .* refuses"),
         ({"answer": "Lima"}, r"wants the answer 'Lima', which does not count as right beside \('Oslo',\)"),
-        ({"id": "2-1"}, "has the id of another item"),
     ],
 )
 def test_an_item_that_no_output_could_get_right_is_found(
@@ -137,6 +136,13 @@ def test_an_item_that_no_output_could_get_right_is_found(
     broken = replace(rows, test=(*rows.test[1:], replace(rows.test[0], **change)))
     with pytest.raises(BadBenchmark, match=f"'toy_capitals': test item .* {problem}"):
         require_sound(toy_benchmark, broken)
+
+
+def test_two_items_of_one_id_are_refused_since_their_outcomes_could_not_be_told_apart(rows: Rows) -> None:
+    with pytest.raises(
+        BadBenchmark, match=r"^2 items of the test split have the id '2-1' \('Question: Name the capital"
+    ):
+        replace(rows, test=(replace(rows.test[0], id="2-1"), *rows.test[1:]))
 
 
 @pytest.mark.parametrize("name", WORLDS_OWN)

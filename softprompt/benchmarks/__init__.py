@@ -104,6 +104,16 @@ class Rows:
     num_contaminated: int = 0
     """Train items that were dropped because they also stand in the test split."""
 
+    def __post_init__(self) -> None:
+        """Raise `BadBenchmark` if two items of a split share an id, by which outcomes are kept apart."""
+        for split, examples in (("train", self.train), ("test", self.test)):
+            num_of = Counter(example.id for example in examples)
+            if twin := next((example for example in examples if num_of[example.id] > 1), None):
+                raise BadBenchmark(
+                    f"{num_of[twin.id]} items of the {split} split have the id {twin.id!r} ({twin.question[:60]!r} is "
+                    "one); give each an id of its own."
+                )
+
     def sample(self, protocol: Protocol) -> tuple[list[Example], list[Example], list[Example]]:
         """(shots, training samples, test items) of a protocol: the same for every checkpoint and variant.
 
