@@ -75,7 +75,7 @@ class Study:
         """
         file = Path(file).absolute()
         try:
-            values = tomllib.loads(file.read_text())
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise BadStudy(f"There is no study file {file}; name one, such as demo/study.toml.") from error
         except OSError as error:

@@ -1,5 +1,8 @@
 """Protocol, Resources and Study: what is accepted, what is refused, and in which words."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +144,16 @@ def test_a_study_is_read_from_one_small_file(tmp_path: Path) -> None:
     assert study.protocol == Protocol(num_steps=20, seeds=(0, 1))
     assert study.resources == Resources(micro_batch=8)
     assert study.benchmark("arc_easy_words").path == "allenai/ai2_arc"
+
+
+def test_a_study_is_utf_8_whatever_the_machine_is_set_to(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(STUDY.replace("tiny", "größer"), encoding="utf-8")
+    code = f"from softprompt.study import Study; print(ascii(Study.read({str(file)!r}).name))"
+    ascii_alone = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-X", "utf8=0", "-c", code]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **ascii_alone})
+    assert run.stdout == ascii("größer") + "\n"
 
 
 def test_paths_in_a_study_are_relative_to_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
