@@ -230,6 +230,15 @@ class Evaluation:
         return [prompt for seed in seeds for prompt in placement.prompts(examples, seed, shots)]
 
     @functools.cached_property
+    def candidates(self) -> dict[str, dict[str, list[int]]]:
+        """Of each test item the texts that are scored, its options and its answer, with their tokens."""
+        model, benchmark, chat = self.model, self.benchmark, self.protocol.chat
+        return {
+            e.id: {text: answer_ids(model, benchmark, e, text, chat=chat) for text in (*e.options, e.answer)}
+            for e in self.test
+        }
+
+    @functools.cached_property
     def num_curve(self) -> int:
         return min(self.protocol.num_curve or len(self.test), len(self.test))
 
@@ -259,21 +268,13 @@ class Evaluation:
     ) -> list[Outcome]:
         """`prompts` are those of `examples`, once per seed, seeds outermost."""
         items = [examples[i % len(examples)] for i in range(len(prompts))]
-        answers_of = {e.id: [*e.options, *([] if e.answer in e.options else [e.answer])] for e in examples}
-        ids_of = {
-            e.id: [
-                answer_ids(self.model, self.benchmark, e, text, chat=self.protocol.chat) for text in answers_of[e.id]
-            ]
-            for e in examples
-            if with_scores
-        }
         generations, scores = answer(
             self.prefill,
             prompts,
             vectors_SPD,
             stop=self.benchmark.stop,
             max_new_tokens=self.benchmark.max_new_tokens,
-            candidates=[ids_of[item.id] for item in items] if with_scores else None,
+            candidates=[list(self.candidates[item.id].values()) for item in items] if with_scores else None,
             micro_batch=self.resources.micro_batch,
             on_answers=lambda num_more: self._advance(f"{condition}: answering", num_more),
         )
@@ -281,9 +282,8 @@ class Evaluation:
         grammar = self.benchmark.grammar
         for item, prompt, generation, found in zip(items, prompts, generations, scores, strict=True):
             strict = grammar.strict(generation.text, item) if generation.stopped else None
-            chosen = (
-                item.options[max(range(len(item.options)), key=found.__getitem__)] if found and item.options else None
-            )
+            likelihoods = dict(zip(self.candidates[item.id], found, strict=True)) if with_scores else {}
+            chosen = max(item.options, key=likelihoods.__getitem__) if with_scores and item.options else None
             outcomes.append(
                 Outcome(
                     condition=condition,
@@ -295,8 +295,8 @@ class Evaluation:
                     correct=grammar.is_right(strict, item),
                     lenient_correct=grammar.is_right(grammar.lenient(generation.text, item), item),
                     choice_correct=None if chosen is None else grammar.is_right(chosen, item),
-                    gold_bits=-found[answers_of[item.id].index(item.answer)] / math.log(2) if found else None,
-                    gold_bytes=len(item.answer.encode()) if found else None,
+                    gold_bits=-likelihoods[item.answer] / math.log(2) if with_scores else None,
+                    gold_bytes=len(item.answer.encode()) if with_scores else None,
                     group=item.group if self.benchmark.macro_average else "",
                 )
             )
