@@ -72,7 +72,7 @@ class Prefill:
         self.model = model
         self.meter = meter or Meter()
         self.graphs = Graphs(model)
-        _ = model.output_layer  # tried here, before several cores do it at once
+        _ = model.output_layer, model.last_mlp  # tried here, before several cores do it at once
         self.max_bytes = SHARE_OF_MEMORY * free_bytes(model.devices) if max_bytes is None else max_bytes
         self._kept: OrderedDict[Head, KeysAndValues] = OrderedDict()
         self.num_bytes = 0
