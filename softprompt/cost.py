@@ -75,4 +75,4 @@ class Cost:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        return cls(**{**values, "phases": {name: Phase(**phase) for name, phase in values.get("phases", {}).items()}})
+        return cls(**{**values, "phases": {name: Phase(**phase) for name, phase in values["phases"].items()}})

@@ -69,7 +69,7 @@ class Result:
     diverged: dict[str, tuple[int, ...]]
     """The same -> seeds whose tuning diverged; empty when all went well."""
     cost: Cost
-    """What it took; decides nothing. Empty in results from before costs were measured."""
+    """What it took; decides nothing."""
     provenance: dict[str, Any]
     """Versions, devices, dtype, world size, counts of items; whether what prompts begin with alike was read once
     (`prefix_caching`; false if some had to be read whole)."""
@@ -158,7 +158,7 @@ class Result:
             **{
                 **known,
                 "protocol": Protocol.from_dict(values["protocol"]),
-                "cost": Cost.from_dict(values.get("cost", {})),
+                "cost": Cost.from_dict(values["cost"]),
                 "metrics": {condition: _estimates(found) for condition, found in values["metrics"].items()},
                 "curves": {
                     placement: tuple(
@@ -174,7 +174,7 @@ class Result:
                     for placement, points in values["curves"].items()
                 },
                 "diverged": {placement: tuple(seeds) for placement, seeds in values["diverged"].items()},
-                "learned_task": {p: _estimates(found) for p, found in values.get("learned_task", {}).items()},
+                "learned_task": {p: _estimates(found) for p, found in values["learned_task"].items()},
                 "outcomes": tuple(outcomes),
             }
         )
