@@ -225,8 +225,8 @@ def disk_full(case: Case, model: Path) -> Row:
 def clock_set_back(case: Case, model: Path) -> Row:
     wanted = upload(case, model, "A", (100, 200))
     elsewhere = case.folder / "elsewhere.toml"  # another machine's: two looks with one home would queue for its slot
-    settings = f'home = ".elsewhere"\ntracking_uri = "{case.study.mlflow_uri}"\n'
-    elsewhere.write_text(settings + case.file.read_text())
+    there = f'home = ".elsewhere"\ntracking_uri = "{case.study.mlflow_uri}"'
+    elsewhere.write_text(case.file.read_text().replace('home = ".softprompt"', there))
     clock = case.folder / "clock"
     clock.write_text("+0")
     (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")

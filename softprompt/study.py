@@ -1,5 +1,6 @@
 """A study: what a team writes once, in one small TOML file."""
 
+import re
 import tomllib
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -47,7 +48,8 @@ class Study:
     tokenizer: str | None = None
     """Where to read the tokenizer from, if the checkpoints lack one: a folder, an fsspec URL or a name on the hub."""
     home: str = ".softprompt"
-    """Folder for what this machine keeps: computed results not logged yet, the report, the default store."""
+    """Folder for what this machine keeps of the study: computed results not logged yet, the report, the default store.
+    In a file it is by default the folder `.softprompt/<name>`, so that studies side by side keep theirs apart."""
     lease_s: float = 180
     """Seconds after which another process takes over the job of one that died."""
     protocol: Protocol
@@ -95,11 +97,12 @@ class Study:
                 if unknown
                 else f"The study lacks the settings {missing}."
             )
-        values = {"home": cls.home, **values}
         for name in settings - {"benchmarks", "protocol", "resources", "arms", *NUMBERS}:
             require(isinstance(values.get(name, ""), str), name, values.get(name), "text")
         for name in NUMBERS:
             require(type(values.get(name, 0)) in (int, float), name, values.get(name), "a number")
+        own = re.sub(r"[^\w.-]+", "-", values["name"], flags=re.ASCII).strip(".")
+        values = {"home": f"{cls.home}/{own}", **values}
         names = values["benchmarks"]
         require(
             isinstance(names, list) and all(isinstance(n, str) for n in names), "benchmarks", names, "a list of names"

@@ -36,6 +36,7 @@ BENCHMARK = Benchmark(name="sums", path="toy/sums", to_example=to_example, gramm
 SETTINGS = """
 name = "{name}"
 bucket = "bucket"
+home = ".softprompt"
 settle_s = 0
 benchmarks = ["capitals", "sums"]
 mirror = "mirror"

@@ -164,8 +164,19 @@ def test_paths_in_a_study_are_relative_to_its_file(tmp_path: Path, monkeypatch: 
     assert study.bucket == str(tmp_path / "checkpoints")
     assert study.mirror == str(tmp_path / "data")
     assert study.tokenizer == str(tmp_path / "own")
-    assert study.home == str(tmp_path / ".softprompt")
-    assert study.mlflow_uri == f"sqlite:///{tmp_path}/.softprompt/mlflow.db"
+    assert study.home == str(tmp_path / ".softprompt" / "tiny")
+    assert study.mlflow_uri == f"sqlite:///{tmp_path}/.softprompt/tiny/mlflow.db"
+
+
+def test_studies_side_by_side_have_homes_of_their_own_that_lie_beside_the_file(tmp_path: Path) -> None:
+    homes = [
+        Study.read(write(tmp_path, STUDY.replace('"tiny"', f'"{name}"'))).home for name in ("größe", "../a b", "..")
+    ]
+    assert [str(Path(home).relative_to(tmp_path)) for home in homes] == [
+        ".softprompt/gr-e",
+        ".softprompt/-a-b",
+        ".softprompt",
+    ]
 
 
 def test_urls_hub_names_and_absolute_paths_stay_as_they_are(tmp_path: Path) -> None:
