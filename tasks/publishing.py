@@ -23,6 +23,9 @@ def publish_ranking(study: Study) -> Ranking:
     ranking, diagnosis = publish(study)
     key = "ranking-" + re.sub("[^a-z0-9]+", "-", study.name.lower()).strip("-")  # Prefect allows no other characters
     markdown = as_markdown(ranking, diagnosis)
+    if charts := Tracker(study).charts:
+        markdown += f"\n[The variants side by side in MLflow]({charts})\n"
+        get_run_logger().info("The variants side by side in MLflow: %s", charts)
     create_markdown_artifact(key=key, markdown=markdown, description=f"Ranking of {study.name}")
     for sentence in [*ranking.sentences(), *diagnosis.sentences()]:
         get_run_logger().info("%s", sentence)

@@ -18,6 +18,13 @@ RANKING_RUN = "ranking"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind readers as well."""
 
+CHARTS = "compareRunsMode=CHART&orderByKey=metrics.%60accuracy%2Fmean%60&orderByAsc=false"
+"""Of MLflow's page of runs: charts instead of a table, the best variant first."""
+NOTE = (
+    "One variant's checkpoints along the training step. The run stays open, since more may come. The report and the "
+    f"ranking are artifacts of the run `{RANKING_RUN}`."
+)
+
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -76,6 +83,12 @@ class Store:
                 raise
             return found
 
+    @property
+    def charts(self) -> str:
+        """Where MLflow shows the variants side by side; empty where it is a database that no server shows."""
+        server = without_passwords(self.study.mlflow_uri).rstrip("/")
+        return f"{server}/#/experiments/{self.experiment_id}/runs?{CHARTS}" if server.startswith("http") else ""
+
     def run_id(self, variant: str) -> str:
         """The variant's run; it is made on first use, by one process at a time, and never ended."""
         if variant not in self._run_ids:
@@ -126,5 +139,6 @@ class Store:
             "variant": variant,
             "mlflow.runColor": COLOURS[number % len(COLOURS)],
             "protocol": self.study.protocol.fingerprint,
+            "mlflow.note.content": NOTE,
         }
         return self.client.create_run(self.experiment_id, run_name=variant, tags=tags).info.run_id

@@ -36,6 +36,12 @@ class Tracker:
         self.ledger = Ledger(self.store)
         self.results_folder = study.results_folder
 
+    @property
+    def charts(self) -> str:
+        """Address of MLflow's page with the variants side by side, if a server shows it."""
+        with self.store.answers():
+            return self.store.charts
+
     def log(self, job: Job, folder: Path) -> None:
         """Log a saved result and then, last, that its job is done. A checkpoint's LoggedModel carries its headline
         only: with all metrics it would take MLflow minutes to list ten thousand of them."""
