@@ -55,7 +55,7 @@ def as_markdown(ranking: Ranking, diagnosis: Diagnosis) -> str:
     rows = [
         [
             str(s.rank),
-            s.variant,
+            s.variant.replace("|", "\\|"),
             f"{s.score:.3f}",
             f"{s.low:.3f} to {s.high:.3f}",
             *(f"{s.accuracy[b]:.3f}" for b in ranking.benchmarks),

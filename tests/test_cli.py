@@ -115,6 +115,13 @@ def test_any_variant_name_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) 
     assert "A[bf16] at step 100" in as_html(replace(results[0], provenance={"num_contaminated": 0}))
 
 
+def test_a_variant_whose_name_holds_a_bar_keeps_to_its_cell() -> None:
+    from tasks.publishing import as_markdown
+
+    arm = Arm.of("plain", study({"A|B": 0.9, "C": 0.5}, steps=[100]), BENCHMARKS)
+    assert "\n| 1 | A\\|B | 0." in as_markdown(arm.ranking, arm.diagnosis)
+
+
 def test_a_plan_says_what_would_be_evaluated_and_what_it_would_cost(tmp_path: Path, tiny_checkpoint: Path) -> None:
     from studies import log_recorded, make_study
 
