@@ -37,6 +37,7 @@ class Example:
     options: tuple[str, ...] = ()
     """What the answer is chosen from, if anything: their likelihoods give `choice_accuracy`."""
     id: str = ""
+    """Its own within the split: outcomes are kept by it. Where it is empty, loaded rows get one, such as 'test-7'."""
     group: str = ""
     """What the item is one of: a subject, an intent. Groups take turns in the test split, so that its first so many
     items hold all of them alike; see also `Benchmark.macro_average`."""
