@@ -139,6 +139,8 @@ class Store:
             "variant": variant,
             "mlflow.runColor": COLOURS[number % len(COLOURS)],
             "protocol": self.study.protocol.fingerprint,
-            "mlflow.note.content": NOTE,
+            "mlflow.note.content": NOTE
+            if variant != RANKING_RUN
+            else "The study's report and rankings: its artifacts.",
         }
         return self.client.create_run(self.experiment_id, run_name=variant, tags=tags).info.run_id
