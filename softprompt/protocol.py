@@ -91,7 +91,8 @@ class Protocol(FromDict):
         require(
             self.prefix_gradient in GRADIENTS, "prefix_gradient", self.prefix_gradient, f"one of {', '.join(GRADIENTS)}"
         )
-        require(self.num_shots >= 0, "num_shots", self.num_shots, "0 or more")
+        shots = f"0 to num_train, {self.num_train}, since they are the first of the training samples"
+        require(0 <= self.num_shots <= self.num_train, "num_shots", self.num_shots, shots)
         rate = self.learning_rate
         require(0 < rate <= 1e6, "learning_rate", rate, "a positive multiple of the embedding RMS, at most 1e6")
         require(0 <= self.unknown_share < 1, "unknown_share", self.unknown_share, "a share from 0 to less than 1")

@@ -78,6 +78,7 @@ def test_an_unknown_setting_is_named(kind: type[Protocol] | type[Resources]) -> 
         (Protocol, "num_test", 0),
         (Protocol, "num_curve", 0),
         (Protocol, "num_shots", -1),
+        (Protocol, "num_shots", 641),
         (Protocol, "seeds", ()),
         (Protocol, "seeds", (1, 1)),
         (Protocol, "seeds", 3),
