@@ -1,5 +1,6 @@
 """The study's experiment in MLflow: its runs, its points, and one way to say that MLflow cannot be used."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ NOTE = (
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each try of MLflow's client would be a warning
 
 
 class Point(NamedTuple):
@@ -75,8 +77,10 @@ class Store:
 
         is_local = self.study.mlflow_uri.startswith("sqlite:")
         artifacts = (Path(self.study.home) / "mlartifacts").as_uri() if is_local else None
+        if there := find():
+            return there
         try:
-            return find() or self.client.create_experiment(self.study.name, artifact_location=artifacts)
+            return self.client.create_experiment(self.study.name, artifact_location=artifacts)
         except MlflowException:
             found = find()  # another process may have made it in between
             if found is None:
@@ -117,7 +121,7 @@ class Store:
         try:
             yield
         except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
-            reason = without_passwords(" ".join(str(error).split()))[:300]
+            reason = without_passwords(" ".join(str(_cause(error)).split()))[:300]
             remedy = "start it, or correct `tracking_uri` in the study"
             if "Invalid Host header" in reason:
                 remedy = "start it with the host of `tracking_uri` among its --allowed-hosts"
@@ -144,3 +148,14 @@ class Store:
             else "The study's report and rankings: its artifacts.",
         }
         return self.client.create_run(self.experiment_id, run_name=variant, tags=tags).info.run_id
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Of a connection that failed the innermost error, such as "Connection refused": those around it repeat the address
+    and how often it was tried. Any other error itself."""
+    from requests import ConnectionError
+
+    chain = [error]
+    while deeper := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(deeper)
+    return chain[-1] if any(isinstance(each, ConnectionError) for each in chain) else error

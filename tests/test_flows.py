@@ -222,14 +222,17 @@ def test_a_back_fill_evaluates_a_range_of_steps_of_the_named_variants(
 
 
 def test_an_mlflow_that_does_not_answer_is_one_sentence(
-    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    study = make_study(tmp_path, tiny_checkpoint)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    study = make_study(tmp_path)
     study.write_text('tracking_uri = "http://user:secret@127.0.0.1:9"\n' + study.read_text())
-    with pytest.raises(TrackingUnavailable, match="nothing computed is lost") as caught:
+    with pytest.raises(
+        TrackingUnavailable, match=r"cannot be used \([^()]*Connection refused\); nothing computed is lost: start it"
+    ) as caught:
         Tracker(Study.read(study)).ledger.finished()
     assert "secret" not in str(caught.value)
+    assert "Retrying" not in caplog.text
 
 
 def test_a_users_error_in_a_flow_is_a_sentence_and_a_bug_keeps_its_traceback(
