@@ -10,9 +10,10 @@ from flows.rank_variants import rank_variants
 from softprompt.study import Study
 from tasks.discovery import find_pending
 from tasks.planning import say_plan
+from tasks.run_names import by_study_and_steps
 
 
-@flow(name="backfill-checkpoints", flow_run_name="{study}, steps {first_step} to {last_step}")
+@flow(name="backfill-checkpoints", flow_run_name=by_study_and_steps)
 def backfill_checkpoints(
     study: str, first_step: int, last_step: int, variants: list[str] | None = None, dry_run: bool = False
 ) -> list[State[Any]]:

@@ -5,9 +5,10 @@ from prefect import flow
 from softprompt.ranking import Ranking
 from softprompt.study import Study
 from tasks.publishing import publish_ranking
+from tasks.run_names import by_study
 
 
-@flow(name="rank-variants", flow_run_name="{study}")
+@flow(name="rank-variants", flow_run_name=by_study)
 def rank_variants(study: str) -> Ranking:
     """Rank variants at the best matched step and publish the ranking.
 

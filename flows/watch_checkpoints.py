@@ -10,9 +10,10 @@ from flows.rank_variants import rank_variants
 from softprompt.study import Study
 from tasks.discovery import find_pending
 from tasks.planning import say_plan
+from tasks.run_names import by_study
 
 
-@flow(name="watch-checkpoints", flow_run_name="{study}")
+@flow(name="watch-checkpoints", flow_run_name=by_study)
 def watch_checkpoints(study: str, dry_run: bool = False, wait_for_others: bool = False) -> list[State[Any]]:
     """Evaluate every complete checkpoint that has unfinished benchmarks, the newest first, and rank the variants.
 

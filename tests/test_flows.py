@@ -249,6 +249,18 @@ def test_a_users_error_in_a_flow_is_a_sentence_and_a_bug_keeps_its_traceback(
     assert "Traceback" in caplog.text
 
 
+def test_runs_are_named_by_their_study_and_by_its_path_where_that_cannot_be_read(tmp_path: Path) -> None:
+    study = make_study(tmp_path, name="width sweep")
+    (tmp_path / "bucket").mkdir()
+    watch_checkpoints(str(study))
+    backfill_checkpoints(str(study), 100, 200)
+    missing = str(tmp_path / "missing.toml")
+    assert rank_variants(missing, return_state=True).is_failed()
+    with get_client(sync_client=True) as client:
+        names = {run.name for run in client.read_flow_runs()}
+    assert {"width sweep", "width sweep, steps 100 to 200", missing} <= names
+
+
 def test_flows_can_be_imported_without_torch() -> None:
     code = "import flows.watch_checkpoints, flows.demo, flows.cli, sys; print({'torch', 'mlflow'} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
