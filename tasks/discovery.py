@@ -1,11 +1,14 @@
 """Which work is there: what exists, minus what is finished. How a poll stays cheap: docs/decisions/003-discovery.md."""
 
+import shlex
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from prefect import get_run_logger, task
+from prefect.runtime import flow_run
 
 from softprompt.bucket import Bucket
 from softprompt.checkpoints import Checkpoint, Folder, describe_each, list_folders
@@ -13,25 +16,74 @@ from softprompt.errors import SoftPromptError
 from softprompt.layout import Layout
 from softprompt.result import Job
 from softprompt.study import Study
-from tasks.ledger import Finished
+from tasks.ledger import Finished, Place, by_error, failed, of_study
 from tasks.retries import RETRIED
 from tasks.second_looks import SecondLook
 from tasks.tracking import Tracker
 
 NUM_NEWEST = 3
 """Steps of each variant that every second look includes."""
+NUM_FAILED = 50
+"""Newest checkpoints with failed jobs that every look describes, since they may have been repaired: a benchmark that
+fails on each of thousands must not make each look describe them all."""
 NUM_SAID = 20
-"""Most lines of a kind that one poll logs."""
+"""Most lines of a kind that one look says."""
+_said: dict[str | None, set[str]] = defaultdict(set)
+"""What was warned of, by the flow run that did: one run looks many times."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A checkpoint, as it lies there now, with jobs that failed for good."""
+
+    checkpoint: Checkpoint
+    errors: dict[str, str]
+    """By benchmark."""
+
+    def __str__(self) -> str:
+        again = f"prefect deployment run evaluate-checkpoint/by-hand -p checkpoint={shlex.quote(self.checkpoint.uri)}"
+        return (
+            f"{self.checkpoint.name}, {self.checkpoint.uri}, failed before on {by_error(self.errors)}. It is tried "
+            f"again once its files change, and at once by `{again}`."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"checkpoint": self.checkpoint.uri, "errors": self.errors}
+
+
+@dataclass
 class Look:
     """What one look at a bucket has found."""
 
+    bucket: str
     num_folders: int
-    pending: list[Checkpoint]
-    """Newest step first."""
     rejected: list[SoftPromptError]
+    num_described: int = 0
+    """A look that wants one checkpoint ends at the first."""
+    pending: list[Checkpoint] = field(default_factory=list)
+    """Newest step first."""
+    failed: list[Failure] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        if not self.num_folders and not self.rejected:
+            return f"Nothing lies in {self.bucket} (yet); correct `bucket` in the study if checkpoints should be there."
+        return (
+            f"{self.num_folders} checkpoints in {self.bucket}, {self.num_described} of them looked into: "
+            f"{len(self.pending)} to evaluate, {len(self.failed)} failed before, {len(self.rejected)} passed over"
+        )
+
+    def to_evaluate(self) -> list[str]:
+        return some([f"To evaluate: {each.name}, {each.uri}" for each in self.pending])
+
+    def warnings(self) -> list[str]:
+        return [*some([f"Passed over: {error}" for error in self.rejected]), *some([str(each) for each in self.failed])]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "num_folders": self.num_folders,
+            "failed": [each.to_dict() for each in self.failed],
+            "passed_over": [str(error) for error in self.rejected],
+        }
 
 
 @task(**RETRIED)
@@ -39,7 +91,7 @@ def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | 
     """Complete checkpoints with unfinished jobs, newest step first, no more than `most`; those whose URI is in `tried`
     left out, and not looked at again."""
     found = look(study, tried, most)
-    report(study, found)
+    report(found)
     return found.pending
 
 
@@ -64,13 +116,20 @@ def look(study: Study, tried: frozenset[str] = frozenset(), most: int | None = N
     listing = list_folders(bucket, Layout(study.layout))
     again = SecondLook(study, time.time())
     untried = [folder for folder in listing.folders if folder.uri not in tried]
-    folders = worth_a_look(untried, settled(study, finished.values()), again)
-    found = Look(len(listing.folders), [], list(listing.rejected.values()))
+    failures = {job.place for job in failed(study, finished.values())}
+    folders = worth_a_look(untried, settled(study, finished.values()), failures, again)
+    found = Look(study.bucket, len(listing.folders), list(listing.rejected.values()))
     how = {"marker": study.marker, "settle_s": study.settle_s, "with_tokenizer": not study.tokenizer}
     for _, each in describe_each(bucket, folders, **how):
+        found.num_described += 1
         if isinstance(each, SoftPromptError):
             found.rejected.append(each)
-        elif any(job.key not in finished for job in jobs_of(study, each)):
+            continue
+        ends = {job.benchmark.name: finished.get(job.key) for job in jobs_of(study, each)}
+        errors = {name: end.error for name, end in ends.items() if end and end.status == "failed"}
+        if errors:
+            found.failed.append(Failure(checkpoint=each, errors=errors))
+        if None in ends.values():
             found.pending.append(each)
             if len(found.pending) == most:
                 break
@@ -79,42 +138,45 @@ def look(study: Study, tried: frozenset[str] = frozenset(), most: int | None = N
     return found
 
 
-def settled(study: Study, finished: Iterable[Finished]) -> set[tuple[str, int]]:
-    """(variant, step) of what is finished on every benchmark, as it is now, under the study's protocol, by the ledger
-    alone."""
-    protocol, versions = study.protocol.fingerprint, {study.benchmark(name).fingerprint for name in study.benchmarks}
-    done: dict[tuple[str, int], set[str]] = defaultdict(set)
-    for job in finished:
-        if job.protocol == protocol:
-            done[job.variant, job.step].add(job.benchmark_fingerprint)
-    return {place for place, found in done.items() if versions <= found}
+def settled(study: Study, finished: Iterable[Finished]) -> set[Place]:
+    """What is finished on every benchmark, as it is now, under the study's protocol, by the ledger alone."""
+    benchmarks: dict[Place, set[str]] = defaultdict(set)
+    for job in of_study(study, finished):
+        benchmarks[job.place].add(job.benchmark)
+    return {place for place, found in benchmarks.items() if len(found) == len(study.benchmarks)}
 
 
-def worth_a_look(folders: Iterable[Folder], settled: set[tuple[str, int]], again: SecondLook) -> list[Folder]:
-    """Folders that must be described, newest step first: what is not settled and, if a second look is due, each
-    variant's newest steps and those whose turn it is."""
+def worth_a_look(folders: Iterable[Folder], settled: set[Place], failed: set[Place], again: SecondLook) -> list[Folder]:
+    """Folders that must be described, newest step first: what is not settled, the newest with `failed` jobs and, if a
+    second look is due, each variant's newest steps and those whose turn it is."""
     num_newer: dict[str, int] = defaultdict(int)
-    found = []
+    found, num_failed = [], 0
     for folder in sorted(folders, key=lambda folder: (-folder.step, folder.variant)):
+        place = folder.variant, folder.step
         is_new = again.is_due() and num_newer[folder.variant] < NUM_NEWEST
+        may_be_repaired = place in failed and num_failed < NUM_FAILED
         num_newer[folder.variant] += 1
-        if is_new or again.has_its_turn(folder) or (folder.variant, folder.step) not in settled:
+        num_failed += place in failed
+        if is_new or may_be_repaired or again.has_its_turn(folder) or place not in settled:
             found.append(folder)
     return found
 
 
-def report(study: Study, found: Look) -> None:
-    """Log it."""
-    logger, pending, rejected = get_run_logger(), found.pending, found.rejected
-    for error in rejected[:NUM_SAID]:
-        logger.warning("Passed over: %s", error)
-    if rejected[NUM_SAID:]:
-        logger.warning("Passed over %d more", len(rejected) - NUM_SAID)
-    logger.info("%d checkpoints in %s, %d passed over", found.num_folders, study.bucket, len(rejected))
-    for checkpoint in pending[:NUM_SAID]:
-        logger.info("To evaluate: %s, %s", checkpoint.name, checkpoint.uri)
-    if pending[NUM_SAID:]:
-        logger.info("To evaluate: %d more", len(pending) - NUM_SAID)
+def report(found: Look) -> None:
+    """Log it; what was warned of in the same flow run is not warned of again."""
+    logger, said = get_run_logger(), _said[flow_run.id]
+    for sentence in found.warnings():
+        if sentence not in said:
+            logger.warning("%s", sentence)
+            said.add(sentence)
+    for sentence in [str(found), *found.to_evaluate()]:
+        logger.info("%s", sentence)
+
+
+def some(sentences: list[str]) -> list[str]:
+    """The first of them, and how many more there are."""
+    more = len(sentences) - NUM_SAID
+    return sentences if more <= 0 else [*sentences[:NUM_SAID], f"... and {more} more"]
 
 
 def jobs_of(study: Study, checkpoint: Checkpoint) -> list[Job]:

@@ -8,7 +8,8 @@ decides nothing: without it the answer is the same and takes longer.
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from softprompt.checkpoints import Checkpoint
 from softprompt.files import write_whole
 from softprompt.fingerprints import fingerprint
 from softprompt.result import Job
+from softprompt.study import Study
 from tasks.claims import claimed
 from tasks.store import CREATION_PATIENCE_S, Store
 
@@ -25,6 +27,9 @@ OVERLAP_MS = 120_000
 """How far a refresh looks back behind the newest change it knows: longer than clocks of MLflow's servers differ."""
 FULL_READ_S = 24 * 3600
 """After this the copy is read anew in full, since what was deleted by hand in MLflow changes no timestamp we see."""
+
+Place = tuple[str, int]
+"""Variant and step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,10 @@ class Finished:
     error: str = ""
     superseded_by: str = ""
     """Fingerprint of the checkpoint that was written over this one."""
+
+    @property
+    def place(self) -> Place:
+        return self.variant, self.step
 
     @property
     def artifacts(self) -> str:
@@ -96,19 +105,18 @@ class Ledger:
     def to_rank(self) -> list[Finished]:
         """Done jobs of the study's protocol and of its benchmarks as they are now; of a checkpoint that was
         overwritten, only the newest."""
-        versions = {name: self.study.benchmark(name).fingerprint for name in self.study.benchmarks}
-        jobs = [
-            job
-            for job in self.finished().values()
-            if job.status == "done"
-            and job.protocol == self.study.protocol.fingerprint
-            and versions.get(job.benchmark) == job.benchmark_fingerprint
-        ]
-        newest: dict[tuple[str, int], tuple[int, str]] = {}
+        return self.done_and_failed()[0]
+
+    def done_and_failed(self) -> tuple[list[Finished], list[Finished]]:
+        """What `to_rank` says, and the failed jobs beside it."""
+        finished = self.finished().values()
+        jobs = of_study(self.study, (job for job in finished if job.status == "done"))
+        newest: dict[Place, tuple[int, str]] = {}
         for job in jobs:
-            place, version = (job.variant, job.step), (job.modified_ms, job.checkpoint)
-            newest[place] = max(newest.get(place, version), version)
-        return [job for job in jobs if newest[job.variant, job.step] == (job.modified_ms, job.checkpoint)]
+            version = job.modified_ms, job.checkpoint
+            newest[job.place] = max(newest.get(job.place, version), version)
+        done = [job for job in jobs if newest[job.place] == (job.modified_ms, job.checkpoint)]
+        return done, failed(self.study, finished)
 
     def finish(self, job: Job, status: str, *, run_id: str, seconds: float = 0.0, error: str = "") -> None:
         """Note that a job needs no more work. This comes last: without it a job is not finished."""
@@ -195,6 +203,27 @@ class Ledger:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             pass
         return {}, 0, 0.0
+
+
+def of_study(study: Study, jobs: Iterable[Finished]) -> list[Finished]:
+    """Those of the study's protocol and of its benchmarks as they are now."""
+    protocol, versions = study.protocol.fingerprint, {n: study.benchmark(n).fingerprint for n in study.benchmarks}
+    return [
+        job for job in jobs if job.protocol == protocol and versions.get(job.benchmark) == job.benchmark_fingerprint
+    ]
+
+
+def failed(study: Study, jobs: Iterable[Finished]) -> list[Finished]:
+    """Those of the study that failed, on checkpoints that were not written over since by one that was evaluated."""
+    return of_study(study, (job for job in jobs if job.status == "failed" and not job.superseded_by))
+
+
+def by_error(errors: Mapping[str, str]) -> str:
+    """{"a": "X.", "b": "X."} -> "a, b: X": benchmarks with what they failed by, which is mostly the same."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for benchmark, error in errors.items():
+        names[error.rstrip(".")].append(benchmark)
+    return "; ".join(f"{', '.join(its)}: {error}" for error, its in names.items())
 
 
 def artifact_folder(benchmark: str, step: int, key: str) -> str:

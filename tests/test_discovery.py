@@ -1,7 +1,9 @@
 """What a poll looks into: the unfinished and, once an hour, the newest and in turn everything else."""
 
 import dataclasses
+import logging
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from test_checkpoints import write_checkpoint
 from softprompt.checkpoints import Checkpoint, Folder, discover
 from softprompt.errors import BadCheckpoint, BucketUnavailable, IncompleteCheckpoint
 from softprompt.study import Study
-from tasks.discovery import find_pending, jobs_of, settled, worth_a_look
+from tasks import discovery
+from tasks.discovery import NUM_FAILED, find_pending, jobs_of, settled, worth_a_look
 from tasks.ledger import Finished, Ledger
 from tasks.second_looks import HOUR_S, SecondLook
 
@@ -58,7 +61,7 @@ def look(study: Study, found: list[Folder], hour: float, unsettled: int | None =
     """Steps that a poll at this hour describes, if all are settled but one and none of them needs an evaluation."""
     again = SecondLook(study, now_s=hour * HOUR_S)
     everything = {(folder.variant, folder.step) for folder in found if folder.step != unsettled}
-    steps = [folder.step for folder in worth_a_look(found, everything, again)]
+    steps = [folder.step for folder in worth_a_look(found, everything, set(), again)]
     again.done()
     return steps
 
@@ -76,11 +79,21 @@ def test_settled_checkpoints_are_looked_into_once_an_hour_the_newest_each_time(s
     assert look(study, found, hour=900)  # a clock was set back
 
 
-def finish_all(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_checkpoints_with_failed_jobs_the_newest_are_looked_into_each_time(study: Study) -> None:
+    found = folders("A", *range(200))
+    again = SecondLook(study, now_s=1000 * HOUR_S)
+    again.turns = set()
+    everything = {(folder.variant, folder.step) for folder in found}
+    assert [folder.step for folder in worth_a_look(found, everything, {("A", 7), ("A", 9)}, again)] == [9, 7]
+    steps = [folder.step for folder in worth_a_look(found, everything, everything, again)]
+    assert steps == list(range(199, 199 - NUM_FAILED, -1))
+
+
+def finish_all(study: Study, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Let the ledger say that every checkpoint as it lies there now is finished."""
     checkpoints = discover(study.bucket, study.layout).checkpoints
     done = {
-        job.key: finished(study, step=c.step, benchmark=job.benchmark.name)
+        job.key: finished(study, step=c.step, benchmark=job.benchmark.name, **changes)
         for c in checkpoints
         for job in jobs_of(study, c)
     }
@@ -100,6 +113,45 @@ def test_overwritten_weights_are_found_an_hour_later_and_until_they_are_evaluate
     (found,) = pending(study)
     assert pending(study) == [found]
     assert pending(study, tried=frozenset({found.uri})) == []  # its evaluation failed: after another hour
+
+
+def test_a_failed_checkpoint_is_named_by_each_look_until_it_is_repaired_which_the_next_look_sees(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_checkpoint(Path(study.bucket) / "A" / "step-1")
+    write_checkpoint(Path(study.bucket) / "A" / "step-2")
+    finish_all(study, monkeypatch, status="failed", error="Its weights are NaN.")
+    pending(study)
+    for _ in range(2):
+        found = discovery.look(study)
+        assert (found.pending, len(found.failed)) == ([], 2)
+        assert found.warnings()[1] == (
+            f"A at step 1, {folder}, failed before on capitals, sums: Its weights are NaN. It is tried again once its "
+            f"files change, and at once by `prefect deployment run evaluate-checkpoint/by-hand -p checkpoint={folder}`."
+        )
+    os.utime(folder / "config.json", (1, 1))
+    found = discovery.look(study)
+    assert [checkpoint.step for checkpoint in found.pending] == [1]
+    assert [failure.checkpoint.step for failure in found.failed] == [2]
+
+
+def test_a_look_that_ends_early_claims_nothing_of_the_rest_and_a_run_warns_once(
+    study: Study, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "get_run_logger", lambda: logging.getLogger("look"))
+    caplog.set_level("INFO", "look")
+    assert find_pending.fn(study) == []
+    assert f"Nothing lies in {study.bucket} (yet); correct `bucket` in the study" in caplog.text
+    for step in (1, 2, 3):
+        write_checkpoint(Path(study.bucket) / "A" / f"step-{step}")
+    for step in (1, 3):
+        (Path(study.bucket) / "A" / f"step-{step}" / "config.json").unlink()
+    (second,) = find_pending.fn(study, most=1)
+    assert "3 checkpoints in" in caplog.text
+    assert ", 2 of them looked into: 1 to evaluate, 0 failed before, 1 passed over" in caplog.text
+    assert find_pending.fn(study, tried=frozenset({second.uri}), most=1) == []
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [re.findall(r"step-\d", sentence)[0] for sentence in warned] == ["step-3", "step-1"]
 
 
 @pytest.mark.parametrize("interval_h", [1 / 12, 0.9, 1, 5, 24, 100])
@@ -134,10 +186,16 @@ def test_a_poll_with_nothing_new_costs_the_listing_alone(
     s3.upload(whole, "A/step-4")
     assert [checkpoint.step for checkpoint in pending(on_s3)] == [4]
 
+    s3.remove("A/step-4/config.json")
+    finish_all(on_s3, monkeypatch, status="failed")
+    requests.clear()
+    assert pending(on_s3) == []
+    assert len(requests) == 2 + 3 * 2 + 1  # a listing and a header for each that failed, a listing for the broken one
+
 
 def test_the_newest_steps_come_first_over_all_variants(study: Study) -> None:
     both = [*folders("A", 1, 3), *folders("B", 2, 3)]
-    found = worth_a_look(both, set(), SecondLook(study, now_s=0))
+    found = worth_a_look(both, set(), set(), SecondLook(study, now_s=0))
     assert [(folder.step, folder.variant) for folder in found] == [(3, "A"), (3, "B"), (2, "B"), (1, "A")]
 
 

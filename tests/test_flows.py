@@ -127,8 +127,8 @@ def test_one_benchmark_that_fails_leaves_the_others(tmp_path: Path, tiny_checkpo
     assert ranking.incomplete == {"A": ("sums",)}
 
 
-def test_a_checkpoint_that_cannot_be_evaluated_is_noted_and_hides_no_other(
-    tmp_path: Path, tiny_checkpoint: Path, computed: list[str]
+def test_a_checkpoint_that_cannot_be_evaluated_is_noted_until_it_is_repaired_and_hides_no_other(
+    tmp_path: Path, tiny_checkpoint: Path, computed: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     study = make_study(tmp_path, tiny_checkpoint, ("A", "B"))
     weights = tmp_path / "bucket" / "B" / "step-100" / "model.safetensors"
@@ -140,9 +140,19 @@ def test_a_checkpoint_that_cannot_be_evaluated_is_noted_and_hides_no_other(
     assert {(job.variant, job.benchmark) for job in failed} == {("B", "capitals"), ("B", "sums")}
     assert all("NaN" in job.error for job in failed)
 
-    tried = len(computed)
+    computed.clear()
+    caplog.clear()
     assert watch_checkpoints(str(study), return_state=True).is_completed()
-    assert len(computed) == tried
+    assert computed == []
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("B at step 100")
+    assert "again once its files change, and at once by `prefect deployment run evaluate-checkpoint/by-hand" in warning
+
+    shutil.copyfile(tiny_checkpoint / "model.safetensors", weights)
+    caplog.clear()
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert sorted(computed) == ["B capitals", "B sums"]
+    assert "again once its files change" not in caplog.text
 
 
 def test_overwritten_weights_are_evaluated_again(tmp_path: Path, tiny_checkpoint: Path, computed: list[str]) -> None:
