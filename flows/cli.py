@@ -43,16 +43,21 @@ def rank(
 
 @app.command()
 def plan(study: StudyFile, as_json: AsJson = False) -> None:
-    """Say what `watch` would evaluate and what it would cost, by what past jobs of the study took. Nothing is spent."""
+    """Say what `watch` would evaluate and what it would cost, by what past jobs of the study took; what failed before,
+    what is passed over, and why. Nothing is spent.
+    """
     quiet_prefect()
     from tasks.discovery import look
     from tasks.planning import plan_checkpoints
 
     declared = Study.read(study)
-    planned = plan_checkpoints(declared, look(declared).pending)
+    found = look(declared)
+    planned = plan_checkpoints(declared, found.pending)
     if as_json:
-        print(to_json(planned.to_dict()))
+        print(to_json({**planned.to_dict(), **found.to_dict()}))
     else:
+        for sentence in [str(found), *found.warnings(), *found.to_evaluate()]:
+            screen.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
         show_plan(planned)
 
 

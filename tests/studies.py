@@ -4,14 +4,19 @@ import functools
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from softprompt.cost import Cost, Phase
+from softprompt.errors import SoftPromptError
 from softprompt.metrics import Outcome, summarise
 from softprompt.result import Job, Result
 from softprompt.study import Study
+
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
 
 CAPITALS = """
 from softprompt.answers import OptionInWords
@@ -136,10 +141,19 @@ def recorded_result(job: Job, accuracy: float = 0.5) -> Result:
 
 def log_recorded(file: Path, *, variant: str, benchmark: str) -> None:
     """Log a result that nobody computed for the variant's checkpoint in the study's bucket."""
+    tracker, job = _job(file, variant, benchmark)
+    tracker.log(job, recorded_result(job).save(tracker.results_folder / job.key))
+
+
+def log_failure(file: Path, *, variant: str, benchmark: str, error: str) -> None:
+    """Log that the same job failed for good."""
+    tracker, job = _job(file, variant, benchmark)
+    tracker.log_failure(job, SoftPromptError(error))
+
+
+def _job(file: Path, variant: str, benchmark: str) -> "tuple[Tracker, Job]":
     from tasks.tracking import Tracker
 
     study = Study.read(file)
-    tracker = Tracker(study)
     checkpoint = study.locate(f"{study.bucket}/{variant}/step-100")
-    job = Job(checkpoint, study.benchmark(benchmark), study.protocol)
-    tracker.log(job, recorded_result(job).save(tracker.results_folder / job.key))
+    return Tracker(study), Job(checkpoint, study.benchmark(benchmark), study.protocol)

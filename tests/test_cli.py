@@ -127,7 +127,12 @@ def test_a_plan_says_what_would_be_evaluated_and_what_it_would_cost(tmp_path: Pa
 
     file = make_study(tmp_path, tiny_checkpoint, ("A", "B", "C"))
     log_recorded(file, variant="A", benchmark="sums")  # took 3 s
+    (tmp_path / "bucket" / "C" / "step-200").mkdir()
     planned = json.loads(CliRunner().invoke(app, ["plan", str(file), "--json"]).stdout)
+    assert (planned["num_folders"], planned["failed"]) == (4, [])
+    assert planned["passed_over"] == [
+        f"{tmp_path}/bucket/C/step-200 has no config.json (yet); expected a checkpoint in the Hugging Face layout."
+    ]
     assert [Path(uri).parent.name for uri in planned["checkpoints"]] == ["A", "B", "C"]
     capitals, sums = planned["costs"]
     assert capitals == {
@@ -148,10 +153,37 @@ def test_a_plan_says_what_would_be_evaluated_and_what_it_would_cost(tmp_path: Pa
     }
     assert (planned["num_jobs"], planned["seconds"], planned["num_unmeasured"]) == (5, 2 * each_s, 3)
     shown = CliRunner().invoke(app, ["plan", str(file)]).stdout
+    assert f"4 checkpoints in {tmp_path}/bucket, 4 of them looked into: 3 to evaluate" in shown
+    assert f"Passed over: {tmp_path}/bucket/C/step-200 has no config.json" in shown
+    assert f"To evaluate: A at step 100, {tmp_path}/bucket/A/step-100" in shown
     assert "no measurement yet" in shown
     assert re.search(
         r"5 jobs on 3 checkpoints: about \d+ s for 2, one after another, no measurement yet for 3\.", shown
     )
+
+
+def test_a_plan_without_work_says_why(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from studies import log_failure, make_study
+
+    file = make_study(tmp_path, tiny_checkpoint)
+    log_failure(file, variant="A", benchmark="sums", error="An item is longer than the context.")
+    log_failure(file, variant="A", benchmark="capitals", error="An item is longer than the context.")
+    shown = CliRunner().invoke(app, ["plan", str(file)]).stdout
+    assert "failed before on capitals, sums: An item is longer than the context. It is tried again once" in shown
+    assert shown.endswith("Nothing to do.\n")
+    (failed,) = json.loads(CliRunner().invoke(app, ["plan", str(file), "--json"]).stdout)["failed"]
+    assert failed["checkpoint"] == f"{tmp_path}/bucket/A/step-100"
+    assert failed["errors"].keys() == {"capitals", "sums"}
+
+    def plan_with(setting: str) -> str:
+        others = [line for line in file.read_text().splitlines() if line.split(" =")[0] != setting.split(" =")[0]]
+        other = file.with_name("other.toml")
+        other.write_text("\n".join([setting, *others]))
+        return CliRunner().invoke(app, ["plan", str(other)]).stdout
+
+    assert "fits the layout '{step}-{variant}' (yet); it holds 'A'." in plan_with('layout = "{step}-{variant}"')
+    (tmp_path / "empty").mkdir()
+    assert f"Nothing lies in {tmp_path}/empty (yet); correct `bucket`" in plan_with('bucket = "empty"')
 
 
 def test_an_announcement_that_nobody_takes_is_one_sentence(
