@@ -22,17 +22,21 @@ StudyFile = Annotated[str, typer.Argument(help="The study's TOML file, e.g. demo
 def rank(
     study: StudyFile,
     condition: Annotated[str | None, typer.Option(help="Rank by this condition; default: the headline.")] = None,
-    step: Annotated[int | None, typer.Option(help="Rank at this step; default: the best matched one.")] = None,
+    step: Annotated[int | None, typer.Option(help="Rank at this step; default: see above.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rank a study's variants from the results in MLflow; nothing is evaluated."""
+    """Rank a study's variants from the results in MLflow; nothing is evaluated.
+
+    They are ranked at the step at which the most of them have every benchmark, the last one if there are several: a
+    variant that comes late holds the ranking back, and is named.
+    """
     from softprompt.diagnosis import diagnose
     from tasks.rankings import PastRankings, rank_at
     from tasks.tracking import Tracker
 
     tracker = Tracker(Study.read(study))
-    jobs = tracker.ledger.to_rank()
-    found, _ = rank_at(tracker, jobs, condition=condition, step=step)
+    jobs, failed = tracker.ledger.done_and_failed()
+    found, _ = rank_at(tracker, jobs, failed, condition=condition, step=step)
     is_headline = found.condition == tracker.study.protocol.headline
     diagnosis = diagnose(found, PastRankings(tracker, jobs).rankings if is_headline else [])
     if as_json:

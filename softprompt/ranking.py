@@ -86,6 +86,8 @@ class Ranking:
     """Variant -> benchmarks that it lacks at this step."""
     num_seeds: int
     """Prompt seeds behind each score; 0 where nothing was tuned."""
+    notes: tuple[str, ...] = ()
+    """What the results at this step do not tell, in sentences: of later steps, of evaluations that failed."""
 
     @property
     def scores(self) -> dict[str, float]:
@@ -116,6 +118,7 @@ class Ranking:
                 "groups": tuple(map(tuple, values["groups"])),
                 "signals": tuple(Signal(**signal) for signal in values["signals"]),
                 "incomplete": {variant: tuple(absent) for variant, absent in values["incomplete"].items()},
+                "notes": tuple(values["notes"]),
             }
         )
 
@@ -131,6 +134,7 @@ class Ranking:
         """What is missing, and reasons to distrust a score."""
         return [
             *([ONE_SEED] if self.num_seeds == 1 else []),
+            *self.notes,
             *(f"{v} is incomplete at step {self.step}: no {', '.join(b)}" for v, b in sorted(self.incomplete.items())),
             *(f"{s.variant}: {warning}" for s in self.standings for warning in s.warnings),
         ]
@@ -179,8 +183,8 @@ def rank(
         raise BadStudy(
             f"There is no condition {condition!r} in these results; there are {', '.join(sorted(conditions))}."
         )
-    steps = matched_steps(results, benchmarks)
-    step = steps[-1] if step is None else step
+    notes = on_later_steps(results, benchmarks) if step is None else []
+    step = matched_steps(results, benchmarks)[-1] if step is None else step
     found = by_place(r for r in results if r.step == step and condition in r.metrics)
     variants = sorted({result.variant for result in results}.union(variants))
     missing = {v: tuple(b for b in benchmarks if (v, b) not in found) for v in variants}
@@ -196,6 +200,7 @@ def rank(
         signals=(),
         incomplete={v: absent for v, absent in missing.items() if absent},
         num_seeds=0,
+        notes=tuple(notes),
     )
     if not complete:
         return ranking
@@ -265,12 +270,33 @@ def _signals(scores: Scores) -> tuple[Signal, ...]:
 def matched_steps(results: Iterable[Measured], benchmarks: Sequence[str]) -> list[int]:
     """Steps at which variants can be compared, the best to rank at last: first those at which fewer variants have all
     benchmarks, then the earlier ones."""
+    complete = _complete(results, benchmarks)
+    return sorted(complete, key=lambda step: (len(complete[step]), step))
+
+
+def on_later_steps(results: Iterable[Measured], benchmarks: Sequence[str]) -> list[str]:
+    """That several variants could be ranked at a later step than the best matched one, from which others keep them:
+    where one comes late, or an old checkpoint is evaluated at last, the ranking goes back."""
+    complete = _complete(results, benchmarks)
+    *others, best = sorted(complete, key=lambda step: (len(complete[step]), step))
+    later = [step for step in others if step > best and len(complete[step]) > 1]
+    if not later:
+        return []
+    ahead, late = complete[later[-1]], complete[best] - complete[later[-1]]
+    everyone, ahead_names, late_names = (", ".join(sorted(its)) for its in (complete[best], ahead, late))
+    return [
+        f"Ranked at step {best}, the last that all of {everyone} have; {ahead_names} can be ranked at step {later[-1]} "
+        f"(`--step {later[-1]}`), without {late_names}"
+    ]
+
+
+def _complete(results: Iterable[Measured], benchmarks: Sequence[str]) -> dict[int, set[str]]:
+    """By step, the variants that have all benchmarks."""
     done: dict[int, dict[str, set[str]]] = {}
     for result in results:
         done.setdefault(result.step, {}).setdefault(result.variant, set()).add(result.benchmark)
     wanted = set(benchmarks)
-    num_complete = {step: sum(wanted <= found for found in by.values()) for step, by in done.items()}
-    return sorted(done, key=lambda step: (num_complete[step], step))
+    return {step: {variant for variant, found in by.items() if wanted <= found} for step, by in done.items()}
 
 
 def history(results: Sequence[Result], benchmarks: Sequence[str]) -> list[Ranking]:

@@ -37,8 +37,8 @@ def publish(study: Study) -> tuple[Ranking, Diagnosis]:
     from softprompt.report import write_report
 
     tracker, home = Tracker(study), Path(study.home)
-    jobs = tracker.ledger.to_rank()
-    ranking, results = rank_at(tracker, jobs)
+    jobs, failed = tracker.ledger.done_and_failed()
+    ranking, results = rank_at(tracker, jobs, failed)
     past = PastRankings(tracker, jobs)
     arm = Arm(name=study.name, results=tuple(results), ranking=ranking, past=tuple(past.rankings))
     report = write_report([arm], home / "report.html", title=study.name)

@@ -3,16 +3,17 @@ steps' rankings said is kept in the study's home and in MLflow, under the keys o
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from softprompt.errors import BadStudy
 from softprompt.files import write_whole
 from softprompt.fingerprints import fingerprint
-from softprompt.ranking import Ranking, Standing, matched_steps, rank
+from softprompt.ranking import Ranking, Standing, matched_steps, on_later_steps, rank
 from softprompt.result import Result
-from tasks.ledger import Finished
+from tasks.ledger import Finished, Place, by_error
 from tasks.store import RANKING_RUN
 from tasks.tracking import Tracker
 
@@ -21,23 +22,47 @@ FIELDS = [*Ranking.__dataclass_fields__, *Standing.__dataclass_fields__]
 
 
 def rank_at(
-    tracker: Tracker, jobs: Sequence[Finished], *, step: int | None = None, condition: str | None = None
+    tracker: Tracker,
+    jobs: Sequence[Finished],
+    failed: Sequence[Finished] = (),
+    *,
+    step: int | None = None,
+    condition: str | None = None,
 ) -> tuple[Ranking, list[Result]]:
-    """The ranking at `step` (default: the best matched one) and the results that it rests on.
+    """The ranking of done `jobs` at `step` (default: the best matched one) and the results that it rests on. Variants
+    of which all have `failed` are incomplete, as those that lack the step.
 
     Raises:
         BadStudy: there are no results, or none at that step.
     """
     benchmarks = tracker.study.benchmarks
+    if failed and not jobs:
+        raise BadStudy(f"There are no results to rank yet: {'. '.join(on_failures(failed, {}))}.")
     steps = matched_steps(jobs, benchmarks)
     if step is not None and step not in steps:
         raise BadStudy(
             f"There are no results at step {step}; there are at {', '.join(map(str, sorted(steps))) or 'none'}."
         )
+    notes = on_later_steps(jobs, benchmarks) if steps and step is None else []
     step = steps[-1] if steps and step is None else step
     results = tracker.results(job for job in jobs if job.step == step)
-    variants = {job.variant for job in jobs}
-    return rank(results, benchmarks, condition=condition, step=step, variants=variants), results
+    variants = {job.variant for job in (*jobs, *failed)}
+    ranking = rank(results, benchmarks, condition=condition, step=step, variants=variants)
+    ranked_at = dict.fromkeys(ranking.scores, ranking.step)
+    return replace(ranking, notes=(*notes, *on_failures(failed, ranked_at))), results
+
+
+def on_failures(failed: Iterable[Finished], ranked_at: Mapping[str, int]) -> list[str]:
+    """The last failure of each variant, unless it is ranked at a later step."""
+    errors: dict[Place, dict[str, str]] = defaultdict(dict)
+    for job in sorted(failed, key=lambda job: (job.place, job.benchmark)):
+        errors[job.place][job.benchmark] = job.error
+    last = dict(errors.keys())  # variant -> step: they are sorted, so that the last one stays
+    return [
+        f"{variant} failed at step {step} on {by_error(errors[variant, step])}"
+        for variant, step in last.items()
+        if step >= ranked_at.get(variant, 0)
+    ]
 
 
 class PastRankings:

@@ -22,6 +22,9 @@ from softprompt.study import Study
 from tasks.ledger import Finished, Ledger, artifact_folder
 from tasks.store import RANKING_RUN, Point, Store
 
+FAILED_TAG = "failed/"
+"""Of a variant's run, with a benchmark's name: what failed there last. For readers; the ledger is what counts."""
+
 
 class Tracker:
     """A study's results in MLflow.
@@ -59,12 +62,16 @@ class Tracker:
             result = replace(result, cost=result.cost.with_seconds("log", time.perf_counter() - start))
             summary = write_whole(folder / RESULT_FILE, result.to_json())
             self.store.client.log_artifact(run_id, str(summary), artifacts)
+            tag = FAILED_TAG + job.benchmark.name
+            if self.store.client.get_run(run_id).data.tags.get(tag, "").startswith(f"step {checkpoint.step}:"):
+                self.store.client.delete_tag(run_id, tag)
             self.ledger.finish(job, "done", run_id=run_id, seconds=result.cost.seconds)
 
     def log_failure(self, job: Job, error: SoftPromptError) -> None:
         """Note that a job cannot be done as its inputs stand, so that no later look tries it again."""
         with self.store.answers():
             run_id = self.store.run_id(job.checkpoint.variant)
+            self.store.client.set_tag(run_id, FAILED_TAG + job.benchmark.name, f"step {job.checkpoint.step}: {error}")
             self.ledger.finish(job, "failed", run_id=run_id, error=str(error))
 
     def results(self, jobs: Iterable[Finished] | None = None, *, condition: str | None = None) -> list[Result]:

@@ -19,7 +19,7 @@ from studies import make_study, recorded_result
 
 import tasks.evaluation
 from softprompt.checkpoints import Checkpoint
-from softprompt.errors import BadStudy, TrackingUnavailable
+from softprompt.errors import BadStudy, SoftPromptError, TrackingUnavailable
 from softprompt.result import Job, Result
 from softprompt.study import Study
 from tasks.claims import Claim, claimed
@@ -284,6 +284,44 @@ def test_a_ranking_opens_the_results_of_its_step_and_remembers_what_others_said(
         rank_at(Tracker(study), jobs, step=150)
     with pytest.raises(BadStudy, match=r"There is no condition 'nonsense' in these results; there are cue"):
         rank_at(Tracker(study), jobs, step=200, condition="nonsense")
+
+
+def test_a_variant_whose_jobs_failed_stands_in_the_ranking_and_its_error_in_mlflow(study: Study) -> None:
+    def fail(*jobs: Job, error: str) -> None:
+        for each in jobs:
+            Tracker(study).log_failure(each, SoftPromptError(error))
+
+    def notes(**how: Any) -> tuple[str, ...]:
+        tracker = Tracker(study)
+        return rank_at(tracker, *tracker.ledger.done_and_failed(), **how)[0].notes
+
+    def tags(variant: str) -> dict[str, str]:
+        store = Store(study)
+        found = store.client.get_run(store.run_id(variant)).data.tags
+        return {name: value for name, value in found.items() if name.startswith("failed")}
+
+    both = [job(study, "F", benchmark=name) for name in study.benchmarks]
+    fail(*both, error="Its weights are NaN.")
+    with pytest.raises(
+        BadStudy, match=r"no results to rank yet: F failed at step 100 on capitals, sums: Its wei.* NaN\.$"
+    ):
+        notes()
+    log(study, *(job(study, "A", step=step, benchmark=name) for step in (100, 200) for name in study.benchmarks))
+    failed = "F failed at step 100 on capitals, sums: Its weights are NaN"
+    assert notes() == (failed,)
+    tracker = Tracker(study)
+    ranking, _ = rank_at(tracker, *tracker.ledger.done_and_failed())
+    assert ranking.incomplete == {"F": ("capitals", "sums")}
+    assert tags("F") == dict.fromkeys(("failed/capitals", "failed/sums"), "step 100: Its weights are NaN.")
+
+    fail(job(study, "A", step=300), error="Killed.")
+    assert notes() == ("A failed at step 300 on sums: Killed", failed)
+    fail(job(study, "A", step=100, weights="second"), error="Killed.")  # older than the ranked step
+    log(study, job(study, "A", step=300))  # tried again by hand
+    assert notes() == (failed,)
+    log(study, *(job(study, "F", weights="second", benchmark=name) for name in study.benchmarks))
+    assert notes(step=200) == ()
+    assert tags("F") == {}
 
 
 def test_an_experiment_that_was_deleted_is_said_with_its_remedy(study: Study) -> None:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -220,6 +221,22 @@ def test_the_ranked_step_is_the_latest_of_those_where_most_variants_are_complete
     assert matched_steps(results, ["cloze"]) == [300, 100, 200]
     assert rank(results, ["cloze"]).step == 200
     assert [ranking.step for ranking in history(results, ["cloze"])] == [100, 200, 300]
+
+
+def test_a_variant_that_holds_the_ranking_back_is_named_with_the_step_that_it_lacks() -> None:
+    def cautions(steps: dict[str, tuple[int, ...]], **how: Any) -> list[str]:
+        results = [result(v, "cloze", "10", "11", step=step) for v, its in steps.items() for step in its]
+        return rank(results, ["cloze"], **how).cautions()
+
+    level = {"A": (400, 800), "B": (400, 800), "C": (400, 800)}
+    assert cautions(level) == []
+    assert cautions({**level, "E": (400,)}) == [
+        "Ranked at step 400, the last that all of A, B, C, E have; A, B, C can be ranked at step 800 (`--step 800`), "
+        "without E"
+    ]
+    assert cautions({**level, "E": (400,)}, step=800) == ["E is incomplete at step 800: no cloze"]
+    assert cautions({"A": (400, 800), "B": (400,)}) == []  # one alone cannot be ranked
+    assert Ranking.from_dict(json.loads(json.dumps(rank([result("A", "cloze", "1")], ["cloze"]).to_dict()))).notes == ()
 
 
 def test_the_history_leaves_out_steps_at_which_no_variant_is_complete() -> None:
