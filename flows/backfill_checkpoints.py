@@ -10,6 +10,7 @@ from flows.rank_variants import rank_variants
 from softprompt.study import Study
 from tasks.discovery import find_pending
 from tasks.planning import say_plan
+from tasks.publishing import has_results
 from tasks.run_names import by_study_and_steps
 
 
@@ -35,10 +36,12 @@ def backfill_checkpoints(
     say_plan(declared, chosen)
     if dry_run or not chosen:
         return []
-    states = [
+    states: list[State[Any]] = [
         evaluate_checkpoint(
             study, checkpoint.uri, retry_failed=False, wait_for_others=False, rank=False, return_state=True
         )
         for checkpoint in chosen
     ]
-    return [*states, rank_variants(study, return_state=True)]
+    if has_results(declared):
+        states.append(rank_variants(study, return_state=True))
+    return states

@@ -10,6 +10,7 @@ from flows.rank_variants import rank_variants
 from softprompt.study import Study
 from tasks.discovery import find_pending
 from tasks.planning import say_plan
+from tasks.publishing import has_results
 from tasks.run_names import by_study
 
 
@@ -39,6 +40,6 @@ def watch_checkpoints(study: str, dry_run: bool = False, wait_for_others: bool =
             )
         )
         tried.add(newest.uri)
-    if states:
+    if states and has_results(declared):
         states.append(rank_variants(study, return_state=True))
     return states

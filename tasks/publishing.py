@@ -32,6 +32,15 @@ def publish_ranking(study: Study) -> Ranking:
     return ranking
 
 
+@task(**RETRIED)
+def has_results(study: Study) -> bool:
+    """Whether there is anything to rank. Where every job failed, a ranking would only be one more failure."""
+    found = bool(Tracker(study).ledger.to_rank())
+    if not found:
+        get_run_logger().info("There are no results to rank yet.")
+    return found
+
+
 def publish(study: Study) -> tuple[Ranking, Diagnosis]:
     """Write `latest-ranking.json`, `rankings.json` (all steps) and `report.html` into the study's home and MLflow."""
     from softprompt.report import write_report

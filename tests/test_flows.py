@@ -25,7 +25,7 @@ from flows.backfill_checkpoints import backfill_checkpoints
 from flows.evaluate_checkpoint import evaluate_checkpoint
 from flows.rank_variants import rank_variants
 from flows.watch_checkpoints import watch_checkpoints
-from softprompt.errors import TrackingUnavailable
+from softprompt.errors import BadCheckpoint, TrackingUnavailable
 from softprompt.study import Study
 from tasks.evaluation import room_for_a_job
 from tasks.ledger import Ledger
@@ -153,6 +153,21 @@ def test_a_checkpoint_that_cannot_be_evaluated_is_noted_until_it_is_repaired_and
     assert watch_checkpoints(str(study), return_state=True).is_completed()
     assert sorted(computed) == ["B capitals", "B sums"]
     assert "again once its files change" not in caplog.text
+
+
+def test_where_every_job_failed_there_is_no_second_failure_of_a_ranking(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any) -> None:
+        raise BadCheckpoint("Its weights are NaN.")
+
+    monkeypatch.setattr("tasks.evaluation.compute", fail)
+    study = str(make_study(tmp_path, tiny_checkpoint))
+    (evaluation,) = watch_checkpoints(study, return_state=True).result(raise_on_failure=False)
+    assert evaluation.is_failed()
+    assert "There are no results to rank yet." in caplog.text
+    assert watch_checkpoints(study) == []
+    assert rank_variants(study, return_state=True).is_failed()  # as whoever asks for it is told
 
 
 def test_overwritten_weights_are_evaluated_again(tmp_path: Path, tiny_checkpoint: Path, computed: list[str]) -> None:
