@@ -1,5 +1,6 @@
 """The study's experiment in MLflow: its runs, its points, and one way to say that MLflow cannot be used."""
 
+import errno
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ NOTE = (
     "One variant's checkpoints along the training step. The run stays open, since more may come. The report and the "
     f"ranking are artifacts of the run `{RANKING_RUN}`."
 )
+RANKING_NOTE = "The study's report and rankings: its artifacts."
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -125,6 +127,8 @@ class Store:
             remedy = "start it, or correct `tracking_uri` in the study"
             if "Invalid Host header" in reason:
                 remedy = "start it with the host of `tracking_uri` among its --allowed-hosts"
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                remedy = "make room on that disk"
             raise TrackingUnavailable(
                 f"MLflow at {without_passwords(self.study.mlflow_uri)} cannot be used ({reason}); nothing computed is "
                 f"lost: {remedy}, and the same call goes on from here."
@@ -143,9 +147,7 @@ class Store:
             "variant": variant,
             "mlflow.runColor": COLOURS[number % len(COLOURS)],
             "protocol": self.study.protocol.fingerprint,
-            "mlflow.note.content": NOTE
-            if variant != RANKING_RUN
-            else "The study's report and rankings: its artifacts.",
+            "mlflow.note.content": RANKING_NOTE if variant == RANKING_RUN else NOTE,
         }
         return self.client.create_run(self.experiment_id, run_name=variant, tags=tags).info.run_id
 
