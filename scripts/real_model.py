@@ -19,7 +19,7 @@ from pathlib import Path
 
 import softprompt
 from softprompt import Protocol, Resources, Result
-from softprompt.tables import SHOWN, conditions_table, curve_table, screen
+from softprompt.tables import SHOWN, conditions_tables, curve_table, screen
 
 PROTOCOL = Protocol(num_test=200, seeds=(0,), curve_steps=(0, 20), num_curve=50)
 """One seed, so that two CPU cores do it in less than an hour."""
@@ -93,7 +93,7 @@ def main() -> None:
         if not (folder / "result.json").exists():
             softprompt.evaluate(str(checkpoint), name, protocol, resources=QUICK, mirror=arguments.mirror).save(folder)
         result = Result.load(folder)
-        screen.print(conditions_table(result), curve_table(result))
+        screen.print(*conditions_tables(result), curve_table(result))
         pages.append(markdown(result))
     if arguments.out:
         head = (

@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
 
 from softprompt import benchmarks as registry
 from softprompt import suites
@@ -19,13 +18,14 @@ from softprompt.protocol import Protocol, Resources
 from softprompt.result import to_json
 from softprompt.study import Study
 from softprompt.tables import (
-    arms_table,
-    conditions_table,
+    arms_tables,
+    conditions_tables,
     curve_table,
     errors,
     screen,
     show_checks,
     show_ranking,
+    uncut,
 )
 
 app = typer.Typer(
@@ -81,7 +81,7 @@ def evaluate(
         if as_json:
             results.append(result.to_dict())
             continue
-        screen.print(conditions_table(result), curve_table(result))
+        screen.print(*conditions_tables(result), curve_table(result))
         for sentence in result.sentences():
             screen.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
     if as_json:
@@ -123,7 +123,7 @@ def study(
         print(to_json(found))
     else:
         if len(arms) > 1:
-            screen.print(arms_table(arms))
+            screen.print(*arms_tables(arms))
         else:
             show_ranking(arms[0].ranking, arms[0].diagnosis)
         screen.print(f"Written: {file}", markup=False, soft_wrap=True)
@@ -161,10 +161,10 @@ def benchmarks(
     if as_json:
         print(to_json([{"name": b.name, "path": b.path, "config": b.config, "chance": b.chance} for b in declared]))
         return
-    table = Table("name", "dataset", "answer", "chance", title="Benchmarks")
+    table = uncut("name", "dataset", "answer", "chance", title="Benchmarks")
     for b in declared:
         table.add_row(b.name, b.dataset, type(b.grammar).__name__, f"{b.chance:.2f}")
-    collections = Table("suite", "for", "benchmarks", title="Suites")
+    collections = uncut("suite", "for", "benchmarks", title="Suites")
     for name, suite in suites.SUITES.items():
         collections.add_row(suites.PREFIX + name, suite.purpose, ", ".join(suite.names))
     screen.print(table, collections)

@@ -15,6 +15,12 @@ from softprompt.metrics import Estimate, chance_centred, item_weights
 from softprompt.result import Result
 from softprompt.statistics import Floats, Means
 
+IN_WORDS = (
+    "Score: chance-centred accuracy, averaged over the benchmarks. Under a benchmark's name: accuracy as it is, not "
+    "centred on chance."
+)
+"""For below a table of a ranking."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scores:

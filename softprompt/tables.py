@@ -1,18 +1,22 @@
-"""Tables and sentences for the terminal. Names of a team's are shown as they are: to rich `[bf16]` would be markup."""
+"""Tables and sentences for the terminal. Names of a team's are shown as they are: to rich `[bf16]` would be markup.
+Nothing is cut off, however narrow the terminal: a table that is too wide goes on as another one."""
 
 import io
+import math
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from softprompt.arm import Arm, side_by_side
 from softprompt.checks import Check
 from softprompt.diagnosis import Diagnosis
+from softprompt.metrics import Estimate
 from softprompt.ranking import Ranking
 from softprompt.result import Result
+from softprompt.scores import IN_WORDS
 
 screen, errors = Console(), Console(stderr=True)
 WIDTH_IN_A_NOTEBOOK = 150
@@ -20,9 +24,35 @@ LIGHTS = {True: "[green]saturated[/]", False: "[yellow]still rising[/]", None: "
 """Of a tuning curve; see `Result.saturated`."""
 
 
+def uncut(*head: str, title: str | None = None) -> Table:
+    """A table that breaks what is too long for its column; rich would cut it off."""
+    return Table(*(Column(name, overflow="fold") for name in head), title=title)
+
+
+def folded(head: Sequence[str], rows: Sequence[Sequence[str]], *, num_keys: int, width: int) -> list[Table]:
+    """One table, or as many as it takes for none to be wider than `width`: each begins with the first `num_keys`
+    columns, which say what a row is of, and holds its share of the others."""
+    widths = [max(Text.from_markup(cell).cell_len for cell in column) + 3 for column in zip(head, *rows, strict=True)]
+    keys, others = range(num_keys), range(num_keys, len(head))
+    room = width - min(1 + sum(widths[:num_keys]), width // 2)  # longer names are broken
+    groups: list[range] = []
+    for num_tables in range(1, len(others) + 1):
+        size = math.ceil(len(others) / num_tables)
+        groups = [others[start : start + size] for start in range(0, len(others), size)]
+        if all(sum(widths[column] for column in group) <= room for group in groups):
+            break
+    tables = []
+    for group in groups:
+        columns = [*keys, *group]
+        tables.append(uncut(*(head[column] for column in columns)))
+        for row in rows:
+            tables[-1].add_row(*(row[column] for column in columns))
+    return tables
+
+
 def show_checks(checks: Sequence[Check]) -> None:
     """A row per benchmark: how many items it has, whether it is sound; below it, what is wrong with the others."""
-    table = Table("name", "train", "test", "in both", "answer", "chance", "status", title="Benchmarks")
+    table = uncut("name", "train", "test", "in both", "answer", "chance", "status", title="Benchmarks")
     table.columns[0].no_wrap = True
     for found in checks:
         counts = (found.num_train, found.num_test, found.num_contaminated)
@@ -48,29 +78,31 @@ SHOWN = (
 )
 
 
-def conditions_table(result: Result) -> Table:
+def conditions_tables(result: Result, width: int | None = None) -> list[Table]:
     """A row per condition, a column per metric, with 95 % intervals."""
-    table = Table("condition", *SHOWN, title=escape(f"{result.variant} at step {result.step} on {result.benchmark}"))
-    for condition, metrics in result.metrics.items():
-        cells = [
-            f"{metrics[name].value:.3f} [dim]{metrics[name].low:.2f}-{metrics[name].high:.2f}[/]"
-            if name in metrics
-            else "[dim]undefined[/]"
-            for name in SHOWN
-        ]
-        table.add_row(condition, *cells)
+    rows = [
+        [condition, *(_with_interval(metrics[name]) if name in metrics else "[dim]undefined[/]" for name in SHOWN)]
+        for condition, metrics in result.metrics.items()
+    ]
+    tables = folded(["condition", *SHOWN], rows, num_keys=1, width=width or screen.width)
+    tables[0].title = escape(f"{result.variant} at step {result.step} on {result.benchmark}")
     accuracy = result.metrics[result.headline]["accuracy"]
     dropped = result.provenance["num_contaminated"]
-    table.caption = (
+    tables[-1].caption = (
         f"{accuracy.n} items, 95 % intervals, status {result.status}; "
         f"{dropped} train items also stood in the test split and were left out\n{result.cost}"
     )
-    return table
+    return tables
+
+
+def _with_interval(found: Estimate) -> str:
+    return f"{found.value:.3f} [dim]{found.low:.2f}-{found.high:.2f}[/]"
 
 
 def curve_table(result: Result) -> Table:
     """The tuning curve of every placement, with its lights."""
-    table = Table("placement", "step", "loss", "format_following", "accuracy", "knowledge_accuracy", title="Tuning")
+    metrics = ("format_\nfollowing", "accuracy", "knowledge_\naccuracy")  # so that it fits into 80 columns
+    table = uncut("placement", "step", "loss", *metrics, title="Tuning")
     for placement, points in result.curves.items():
         for point in points:
             cells = [
@@ -87,7 +119,7 @@ def curve_table(result: Result) -> Table:
 def as_html(result: Result) -> str:
     """The tables and sentences for a notebook, which scrolls where a terminal would cut off."""
     page = Console(record=True, file=io.StringIO(), width=WIDTH_IN_A_NOTEBOOK, force_jupyter=False)
-    page.print(conditions_table(result), curve_table(result))
+    page.print(*conditions_tables(result, WIDTH_IN_A_NOTEBOOK), curve_table(result))
     for sentence in result.sentences():
         page.print(f"  {sentence}", highlight=False, markup=False)
     style = "font-family: monospace; line-height: normal; overflow-x: auto"
@@ -96,30 +128,40 @@ def as_html(result: Result) -> str:
 
 def show_ranking(ranking: Ranking, diagnosis: Diagnosis) -> None:
     """The ranking as a terminal table and sentences."""
-    table = Table("rank", "variant", "score", "95 % interval", *ranking.benchmarks)
-    table.title = f"Step {ranking.step}, {ranking.condition}, chance-centred accuracy on {ranking.num_items} items"
-    for s in ranking.standings:
-        cells = [f"{s.accuracy[benchmark]:.3f}" for benchmark in ranking.benchmarks]
-        table.add_row(str(s.rank), escape(s.variant), f"{s.score:.3f}", f"{s.low:.3f} to {s.high:.3f}", *cells)
-    screen.print(table)
+    rows = [
+        [
+            str(s.rank),
+            escape(s.variant),
+            f"{s.score:.3f}",
+            f"{s.low:.3f} to {s.high:.3f}",
+            *(f"{s.accuracy[benchmark]:.3f}" for benchmark in ranking.benchmarks),
+        ]
+        for s in ranking.standings
+    ]
+    head = ["rank", "variant", "score", "95 % interval", *map(escape, ranking.benchmarks)]
+    tables = folded(head, rows, num_keys=2, width=screen.width)
+    tables[0].title = f"Step {ranking.step}, {ranking.condition}, {ranking.num_items} items"
+    tables[-1].caption = IN_WORDS
+    screen.print(*tables)
     for sentence in [*ranking.sentences(), *diagnosis.sentences()]:
         screen.print(f"  {sentence}", highlight=False, markup=False)
 
 
-def arms_table(arms: Sequence[Arm]) -> Table:
+def arms_tables(arms: Sequence[Arm]) -> list[Table]:
     """Arms beside one another: each variant's score, the mean format-following, what a job took."""
     variants = sorted({variant for arm in arms for variant in arm.ranking.scores})
-    table = Table(
-        "arm", "condition", *map(escape, variants), "format_following", title="Chance-centred accuracy by arm"
-    )
-    for row in side_by_side(arms):
-        cells = [f"{row.ranking.scores[v]:.3f}" if v in row.ranking.scores else "[dim]-[/]" for v in variants]
-        table.add_row(
+    rows = [
+        [
             escape(row.arm),
             row.condition.name,
-            *cells,
+            *(f"{row.ranking.scores[v]:.3f}" if v in row.ranking.scores else "[dim]-[/]" for v in variants),
             f"{row.format_following.value:.3f}" if row.format_following else "",
-        )
+        ]
+        for row in side_by_side(arms)
+    ]
+    head = ["arm", "condition", *map(escape, variants), "format_following"]
+    tables = folded(head, rows, num_keys=2, width=screen.width)
+    tables[0].title = "Chance-centred accuracy by arm"
     took = [f"{arm.name}: step {arm.ranking.step}, {arm.seconds_per_job:.1f} s a job" for arm in arms]
-    table.caption = escape("; ".join(took))
-    return table
+    tables[-1].caption = escape("; ".join(took))
+    return tables

@@ -11,6 +11,7 @@ from softprompt.diagnosis import Diagnosis
 from softprompt.files import write_whole
 from softprompt.ranking import Ranking
 from softprompt.result import to_json
+from softprompt.scores import IN_WORDS
 from softprompt.study import Study
 from tasks.rankings import PastRankings, rank_at
 from tasks.retries import RETRIED
@@ -73,4 +74,4 @@ def as_markdown(ranking: Ranking, diagnosis: Diagnosis) -> str:
     ]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
     sentences = "\n".join(f"- {sentence}" for sentence in [*ranking.sentences(), *diagnosis.sentences()])
-    return f"## Step {ranking.step}, {ranking.condition}\n\n{table}\n\n{sentences}\n"
+    return f"## Step {ranking.step}, {ranking.condition}\n\n{table}\n\n{IN_WORDS}\n\n{sentences}\n"

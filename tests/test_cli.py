@@ -14,7 +14,7 @@ from softprompt.arm import Arm
 from softprompt.cli import app, run_app
 from softprompt.errors import BadBenchmark
 from softprompt.result import Result
-from softprompt.tables import arms_table, as_html, conditions_table, screen, show_ranking
+from softprompt.tables import SHOWN, arms_tables, as_html, conditions_tables, screen, show_ranking
 
 OWN = """
 from softprompt.answers import Number
@@ -94,8 +94,8 @@ def test_a_checkpoint_is_evaluated_without_a_study(tmp_path: Path, tiny_checkpoi
     (result,) = json.loads(done.stdout, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
     assert set(result["metrics"]) == {"zero_shot", "few_shot", "cue", "prefix"}
     assert result["metrics"]["cue"]["accuracy"]["n"] == 6
-    table = conditions_table(Result.load(tmp_path / "saved" / "capitals"))
-    assert "0 train items also stood in the test split and were left out" in str(table.caption)
+    tables = conditions_tables(Result.load(tmp_path / "saved" / "capitals"))
+    assert "0 train items also stood in the test split and were left out" in str(tables[-1].caption)
 
     arguments = ["evaluate", str(tiny_checkpoint), "--benchmark", "capitals", "--benchmark", "capitols", *places]
     done = CliRunner().invoke(app, [*arguments, "--save", str(tmp_path / "none")])
@@ -109,7 +109,7 @@ def test_any_variant_name_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) 
     show_ranking(arms[0].ranking, arms[0].diagnosis)
     said = capsys.readouterr().out
     assert min(said.count("A[bf16]"), said.count("A[/]")) > 1  # in the table, and in a sentence
-    screen.print(arms_table(arms))
+    screen.print(*arms_tables(arms))
     said = capsys.readouterr().out
     assert all(name in said for name in ("A[bf16]", "A[/]", "[red]: step 100"))
     assert "A[bf16] at step 100" in as_html(replace(results[0], provenance={"num_contaminated": 0}))
@@ -120,6 +120,36 @@ def test_a_variant_whose_name_holds_a_bar_keeps_to_its_cell() -> None:
 
     arm = Arm.of("plain", study({"A|B": 0.9, "C": 0.5}, steps=[100]), BENCHMARKS)
     assert "\n| 1 | A\\|B | 0." in as_markdown(arm.ranking, arm.diagnosis)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_nothing_is_cut_off_in_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setattr(screen, "width", width)
+    shares = {"A": 0.9, "B" * 70: 0.5}
+    names = ["world_birthplace", "commonsense_qa_words", "arc_challenge_words", "winogrande_words"]
+    results = [replace(r, benchmark=n) for r in study(shares, [100])[::2] for n in names]
+    arm = Arm.of("plain", results, names)
+    result = replace(results[0], provenance={"num_contaminated": 0})
+    screen.print(*conditions_tables(result))
+    show_ranking(arm.ranking, arm.diagnosis)
+    screen.print(*arms_tables([arm, replace(arm, name="other")]))
+    said = capsys.readouterr().out
+    assert all(word in said for word in (*SHOWN, *names, *result.metrics, "0.900 0.77-0.96", "format_following"))
+    assert "…" not in said
+    assert max(map(len, said.splitlines())) <= width
+    assert said.count("B") >= 70 * 2
+
+
+def test_a_ranking_says_which_of_its_columns_are_centred_on_chance(capsys: pytest.CaptureFixture[str]) -> None:
+    from tasks.publishing import as_markdown
+
+    arm = Arm.of("plain", study({"A": 0.9, "B": 0.5}, steps=[100]), BENCHMARKS)
+    show_ranking(arm.ranking, arm.diagnosis)
+    shown = " ".join(capsys.readouterr().out.split())
+    for said in (shown, as_markdown(arm.ranking, arm.diagnosis)):
+        assert "Under a benchmark's name: accuracy as it is, not centred on chance." in said
 
 
 def test_a_plan_says_what_would_be_evaluated_and_what_it_would_cost(tmp_path: Path, tiny_checkpoint: Path) -> None:
