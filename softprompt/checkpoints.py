@@ -203,7 +203,7 @@ def discover(bucket: str, layout: str, *, marker: str = "", settle_s: float = 0.
 
 def open_checkpoint(uri: str, place: tuple[str, int] | None = None, *, with_tokenizer: bool = False) -> Checkpoint:
     """The checkpoint at `uri`, a local folder or any fsspec URL. Its variant and step are `place`, or else what
-    `metadata.json` says, or else read off the folder's name.
+    `metadata.json` says, or else read off the folder's name; the step is 0 where that names none.
 
     Raises:
         BadCheckpoint: it is missing, incomplete, or broken.
@@ -214,10 +214,15 @@ def open_checkpoint(uri: str, place: tuple[str, int] | None = None, *, with_toke
     if place is None:
         metadata = read_metadata(bucket, "")
         name = bucket.url.rsplit("/", 1)[-1]
-        digits = re.findall(r"[0-9]+", name)
-        place = str(metadata.get("variant", name)), metadata.get("step", int(digits[-1]) if digits else 0)
+        place = str(metadata.get("variant", name)), metadata.get("step", _step_in(name))
     folder = Folder(uri=bucket.url, path="", variant=place[0], step=place[1])
     return describe(bucket, folder, with_tokenizer=with_tokenizer)
+
+
+def _step_in(name: str) -> int:
+    """`global_step00300` -> 300, `800` -> 800; 0 for `SmolLM2-135M`, whose digits tell the size."""
+    digits = re.findall(r"(?i)(?:step|checkpoint|iter)[-_]?([0-9]+)|^([0-9]+)$", name)
+    return int("".join(digits[-1])) if digits else 0
 
 
 def stated_place(bucket: Bucket) -> tuple[str, int] | None:

@@ -85,7 +85,8 @@ def conditions_tables(result: Result, width: int | None = None) -> list[Table]:
         for condition, metrics in result.metrics.items()
     ]
     tables = folded(["condition", *SHOWN], rows, num_keys=1, width=width or screen.width)
-    tables[0].title = escape(f"{result.variant} at step {result.step} on {result.benchmark}")
+    at_step = f" at step {result.step}" if result.step else ""  # of a folder that names none, it is 0
+    tables[0].title = escape(f"{result.variant}{at_step} on {result.benchmark}")
     accuracy = result.metrics[result.headline]["accuracy"]
     dropped = result.provenance["num_contaminated"]
     tables[-1].caption = (

@@ -112,6 +112,7 @@ def test_any_variant_name_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) 
     screen.print(*arms_tables(arms))
     said = capsys.readouterr().out
     assert all(name in said for name in ("A[bf16]", "A[/]", "[red]: step 100"))
+    assert "A[bf16] on capitals" in as_html(replace(results[0], step=0, provenance={"num_contaminated": 0}))
     assert "A[bf16] at step 100" in as_html(replace(results[0], provenance={"num_contaminated": 0}))
 
 
