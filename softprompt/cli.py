@@ -90,7 +90,9 @@ def evaluate(
 
 @app.command()
 def study(
-    study: Annotated[Path, typer.Argument(help="The study's TOML file; its [arms.NAME] tables change the protocol.")],
+    study: Annotated[
+        Path, typer.Argument(help=escape("The study's TOML file; its [arms.NAME] tables change the protocol."))
+    ],
     checkpoint: Annotated[
         list[str] | None, typer.Option(help="Path or URL; may be given several times. Default: the whole bucket.")
     ] = None,
@@ -184,7 +186,10 @@ def parse_setting(text: str) -> tuple[str, object]:
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError as error:
-        raise typer.BadParameter(f"{text!r} is not NAME=VALUE with a value as in TOML ({error}).") from error
+        raise typer.BadParameter(
+            f"{text!r} is not NAME=VALUE with a value as in TOML; strings stand in quotes, lists in brackets, e.g. "
+            "--set 'placements=[\"cue\"]'."
+        ) from error
 
 
 def run_app() -> None:

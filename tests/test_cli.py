@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from test_report import BENCHMARKS, study
+from typer import BadParameter
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import flows.cli
 from softprompt.arm import Arm
-from softprompt.cli import app, run_app
+from softprompt.cli import app, parse_setting, run_app
 from softprompt.errors import BadBenchmark
 from softprompt.result import Result
 from softprompt.tables import SHOWN, arms_tables, as_html, conditions_tables, screen, show_ranking
@@ -39,7 +41,17 @@ QUICK = (
 def test_every_command_says_what_it_does(command: object) -> None:
     assert command.callback.__doc__  # type: ignore[attr-defined]
     name = command.callback.__name__  # type: ignore[attr-defined]
-    assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
+    shown = CliRunner().invoke(app, [name, "--help"])
+    assert shown.exit_code == 0
+    for parameter in get_command(app).commands[name].params:  # type: ignore[attr-defined]
+        assert set((parameter.help or "").replace("\\[", "[").split()) <= set(shown.stdout.split()), parameter.name
+
+
+def test_a_setting_that_is_no_toml_is_said_with_how_it_is_written() -> None:
+    assert parse_setting('placements=["cue"]') == ("placements", ["cue"])
+    for text in ("placements=cue", "num_train"):
+        with pytest.raises(BadParameter, match=rf"^'{text}' is not .*strings stand in quotes, .*--set 'placements=\["):
+            parse_setting(text)
 
 
 def test_the_readme_names_every_command() -> None:
