@@ -6,6 +6,7 @@
 Method: arXiv:2606.12117. Importing this package loads neither torch nor transformers; `evaluate` does when it is used.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from softprompt.benchmarks import Benchmark, Example
@@ -17,6 +18,8 @@ from softprompt.result import Job, Result
 
 if TYPE_CHECKING:
     from softprompt.evaluation import evaluate as evaluate
+    from softprompt.experiment import Experiment as Experiment
+    from softprompt.study import Study as Study
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,20 +27,24 @@ __all__ = [
     "Cache",
     "Checkpoint",
     "Example",
+    "Experiment",
     "Job",
     "Protocol",
     "Resources",
     "Result",
     "SoftPromptError",
+    "Study",
     "discover",
     "evaluate",
     "open_checkpoint",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "evaluate":
-        from softprompt.evaluation import evaluate
+_LATER = {"evaluate": "softprompt.evaluation", "Experiment": "softprompt.experiment", "Study": "softprompt.study"}
+"""Where the names are that are imported when they are first used."""
 
-        return evaluate
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

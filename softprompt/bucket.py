@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from os import PathLike, fspath
 from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from typing import Any
@@ -66,7 +67,8 @@ class Bucket:
         FileNotFoundError: nothing lies at the path.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | PathLike[str]) -> None:
+        url = fspath(url)
         if holds_password(url):
             raise BadBucket(
                 f"{without_passwords(url)} holds a password, which logs and MLflow would show; leave it out and give "

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from posixpath import join
 from typing import Any
@@ -142,7 +143,7 @@ def describe(
     needed = needed_files(bucket, folder.path, files)
     if with_tokenizer and not tokenizer_files(files):
         raise IncompleteCheckpoint(
-            f"{folder.uri} has no tokenizer (yet); if it never gets one, name one as `tokenizer` in the study."
+            f"{folder.uri} has no tokenizer (yet); if it never gets one, name one as `tokenizer`."
         )
     metadata = read_metadata(bucket, folder.path) if METADATA_FILE in files else {}
     return Checkpoint(
@@ -182,7 +183,7 @@ def describe_each(
             yield from zip(batch, pool.map(look, batch), strict=True)
 
 
-def discover(bucket: str, layout: str, *, marker: str = "", settle_s: float = 0.0) -> Discovery:
+def discover(bucket: str | PathLike[str], layout: str, *, marker: str = "", settle_s: float = 0.0) -> Discovery:
     """Look through a whole bucket once: every checkpoint in it, complete ones apart from others.
 
     Raises:
@@ -201,7 +202,9 @@ def discover(bucket: str, layout: str, *, marker: str = "", settle_s: float = 0.
     return found
 
 
-def open_checkpoint(uri: str, place: tuple[str, int] | None = None, *, with_tokenizer: bool = False) -> Checkpoint:
+def open_checkpoint(
+    uri: str | PathLike[str], place: tuple[str, int] | None = None, *, with_tokenizer: bool = False
+) -> Checkpoint:
     """The checkpoint at `uri`, a local folder or any fsspec URL. Its variant and step are `place`, or else what
     `metadata.json` says, or else read off the folder's name; the step is 0 where that names none.
 

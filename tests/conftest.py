@@ -171,7 +171,7 @@ def run(
 
     def run(checkpoint: Path = tiny_checkpoint, **changes: Any) -> "Result":
         changes = {"benchmark": toy_benchmark, "protocol": quick_protocol, "rows": rows, "resources": CPU} | changes
-        return evaluate(str(checkpoint), **changes)
+        return evaluate(checkpoint, **changes)
 
     return run
 

@@ -242,7 +242,8 @@ def test_a_file_url_finds_the_same_checkpoint_as_a_path(tmp_path: Path) -> None:
 
 def test_a_checkpoint_tells_its_variant_and_step_in_its_metadata(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "step-100", metadata={"variant": "big", "step": 7, "tokens": 5})
-    opened = open_checkpoint(str(folder))
+    opened = open_checkpoint(folder)
+    assert opened == open_checkpoint(str(folder))
     assert (opened.variant, opened.step, opened.name) == ("big", 7, "big at step 7")
 
 

@@ -9,12 +9,14 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from studies import make_study
 from test_report import BENCHMARKS, PROTOCOL, Page, study
 from typer.testing import CliRunner
 
+import softprompt
 from softprompt import evaluation
 from softprompt.arm import Arm, own_settings, side_by_side
 from softprompt.cli import app
@@ -72,6 +74,15 @@ def test_every_arm_is_run_on_every_checkpoint_once(file: Path, monkeypatch: pyte
     assert again.exit_code == 0
     assert "Chance-centred accuracy by arm" in again.stdout
     assert len(computed) == 8
+
+
+def test_the_example_for_a_notebook_runs(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "method.md").read_text()
+    (example,) = re.findall("In a notebook:\n\n```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(file.parent)
+    names: dict[str, Any] = {"softprompt": softprompt}
+    exec(example, names)
+    assert [(arm.name, len(arm.results)) for arm in names["arms"]] == [("cue", 4), ("front", 4)]
 
 
 def test_a_checkpoint_that_cannot_be_evaluated_does_not_stop_the_others(file: Path) -> None:
