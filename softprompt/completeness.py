@@ -7,6 +7,7 @@ nobody has written to it for a while, or the trainer's marker says so.
 import json
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from pathlib import Path
 from posixpath import join
 
 from softprompt.bucket import Bucket, Entry
@@ -103,6 +104,18 @@ def check_settled(bucket: Bucket, path: str, files: dict[str, Entry], *, marker:
             f"{bucket.uri(path)}/{newest.name} was written {age_s:.0f} s ago; the checkpoint counts as whole once "
             f"nothing in it has changed for {settle_s:g} s (`settle_s` in the study)."
         )
+
+
+def broken_json(folder: Path) -> str | None:
+    """The first of a checkpoint's small files on this machine that should be JSON and is not. For when loading has
+    failed: to read them all at every look would cost a bucket of thousands of checkpoints as many requests."""
+    for file in sorted(folder.glob("*.json")):
+        if _fits(file.name, SMALL_FILES):
+            try:
+                json.loads(file.read_bytes())
+            except (ValueError, RecursionError):
+                return file.name
+    return None
 
 
 def _weight_files(bucket: Bucket, path: str, files: dict[str, Entry]) -> set[str]:

@@ -6,6 +6,7 @@ import platform
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 
 import torch
 import transformers
@@ -37,7 +38,7 @@ _one_at_a_time = threading.RLock()
 
 
 def evaluate(
-    checkpoint: Checkpoint | str,
+    checkpoint: Checkpoint | str | PathLike[str],
     benchmark: Benchmark | str,
     protocol: Protocol | None = None,
     *,
@@ -70,8 +71,8 @@ def evaluate(
     protocol, resources = protocol or Protocol(), resources or Resources()
     if isinstance(benchmark, str):
         benchmark = benchmarks.get(benchmark)
-    if isinstance(checkpoint, str):
-        checkpoint = open_checkpoint(checkpoint)
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = open_checkpoint(checkpoint, with_tokenizer=not tokenizer)
     benchmark = replace(benchmark, tokenizer=tokenizer_fingerprint(tokenizer, cache))
     with _one_at_a_time:
         if torch.cuda.is_initialized():  # graphs that the last job recorded lie in cycles, and have outlived it

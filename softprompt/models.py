@@ -3,6 +3,8 @@
 import functools
 import inspect
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +13,12 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
+from transformers.utils import logging
 
 from softprompt import processes
 from softprompt.cache import Cache, open_locally, open_tokenizer
 from softprompt.checkpoints import Checkpoint
+from softprompt.completeness import broken_json
 from softprompt.errors import BadCheckpoint, BadStudy, SoftPromptError
 from softprompt.last_layer import LastMLP
 from softprompt.memory import does_not_fit
@@ -286,7 +290,7 @@ def _load(
     dtype = resources.dtype
     if dtype == "auto":
         dtype = "float32" if device.type == "cpu" else "bfloat16"
-    with open_locally(checkpoint, cache, with_code=resources.trust_remote_code) as folder:
+    with open_locally(checkpoint, cache, with_code=resources.trust_remote_code) as folder, without_bars():
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -295,6 +299,7 @@ def _load(
                 trust_remote_code=resources.trust_remote_code,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
                 device_map="auto" if is_spread else None,
             )
             tokenizer = (
@@ -307,9 +312,20 @@ def _load(
         except Exception as error:  # transformers raises many kinds for broken files; each is one broken checkpoint
             if should_reduce_batch_size(error):
                 raise
-            reason = " ".join(str(error).split())[:300]
-            raise BadCheckpoint(f"{uri} cannot be loaded ({type(error).__name__}: {reason}).") from error
+            if broken := broken_json(folder):
+                raise BadCheckpoint(f"{uri}/{broken} is half written or no JSON; upload it again.") from error
+            reason = " ".join(str(error).replace(str(folder), uri).split())[:300]
+            raise BadCheckpoint(
+                f"{uri} cannot be loaded ({type(error).__name__}: {reason}); save config, weights and tokenizer again "
+                "with save_pretrained."
+            ) from error
     network, loading = loaded
+    if loading["mismatched_keys"]:
+        name, found, expected = min(loading["mismatched_keys"])
+        raise BadCheckpoint(
+            f"{uri}: the weights {name} are {' x '.join(map(str, found))}, its config asks for "
+            f"{' x '.join(map(str, expected))}; config and weights belong to two models, save both again."
+        )
     if loading["missing_keys"]:
         raise BadCheckpoint(
             f"{uri} lacks the weights {', '.join(sorted(loading['missing_keys'])[:3])}, which would be random; "
@@ -319,6 +335,18 @@ def _load(
     model = LanguageModel(network.eval().requires_grad_(False), tokenizer)
     _check(model, uri)
     return model
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """None of the bars of transformers, which lie across ours and litter a worker's log."""
+    were_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            logging.enable_progress_bar()
 
 
 def _named_tokenizer(place: str, resources: Resources, cache: Cache | None) -> Any:
