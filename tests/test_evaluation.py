@@ -5,10 +5,12 @@ import itertools
 import json
 import math
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,6 +38,7 @@ from softprompt.meter import Meter
 from softprompt.metrics import summarise
 from softprompt.models import LanguageModel, load_model
 from softprompt.prefill import Prefill
+from softprompt.progress import reporting
 from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompt
 from softprompt.protocol import PLACEMENTS, Protocol
 from softprompt.ranking import rank
@@ -121,6 +124,20 @@ def test_progress_rises_to_the_end(run: Callable[..., Result]) -> None:
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
     assert len(shares) > 2 + 2 * 3
+
+
+def test_a_notebook_without_widgets_shows_a_bar_in_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its streams are no terminals, as those of a job in a file, where there is no bar."""
+    for config, shown in (({}, False), ({"IPKernelApp": {}}, True)):
+        shell = SimpleNamespace(config=config)
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell))
+        with reporting(None, "svamp") as report:
+            report("cue: answering", 0.5)
+        said = capsys.readouterr()
+        assert ("svamp   0 % |" in said.out) is shown
+        assert said.err == ""
 
 
 def test_a_saved_result_is_read_back_as_it_was(result: Result, tmp_path: Path) -> None:
