@@ -12,6 +12,7 @@ from rich.progress import track
 
 from softprompt import benchmarks as registry
 from softprompt import suites
+from softprompt.benchmarks import MIRROR_VARIABLE
 from softprompt.checks import check, require_sound
 from softprompt.errors import BadStudy, SoftPromptError
 from softprompt.protocol import Protocol, Resources
@@ -36,7 +37,7 @@ app = typer.Typer(
 )
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Mirror = Annotated[
-    str | None, typer.Option(help="Folder laid out like the hub, to read datasets from.", envvar="SOFTPROMPT_MIRROR")
+    str | None, typer.Option(help=f"Folder laid out like the hub, to read rows from. Default: {MIRROR_VARIABLE}.")
 ]
 Folder = Annotated[str | None, typer.Option(help="Folder with benchmark files of your own.")]
 

@@ -58,7 +58,8 @@ def evaluate(
         benchmark: a declaration, or the name of one.
         protocol: everything that decides the score; the default is `Protocol()`.
         resources: where it runs, which decides no score; the default is `Resources()`.
-        rows: the benchmark's rows, if they are at hand; else they are loaded from `mirror` or the hub.
+        rows: the benchmark's rows, if they are at hand; else they are loaded.
+        mirror: folder to load them from; the default is `$SOFTPROMPT_MIRROR`, or else the hub.
         tokenizer: where to read the tokenizer from, if the checkpoint has none.
         cache: where to keep the copy of a remote checkpoint; the default is `Cache()`.
         progress: called with what is being done and the share of the job that is done; by default a bar is shown in a

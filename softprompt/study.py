@@ -42,7 +42,7 @@ class Study:
     tracking_uri: str = ""
     """MLflow's; empty for `mlflow.db` in `home`."""
     mirror: str | None = None
-    """Folder laid out like the hub, to read datasets from; None for the hub."""
+    """Folder laid out like the hub, to read datasets from; None for `$SOFTPROMPT_MIRROR`, or else the hub."""
     benchmark_folder: str | None = None
     """Folder with benchmark files of your own."""
     tokenizer: str | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
+from softprompt.benchmarks import mirror_folder
 from softprompt.checkpoints import Checkpoint
 from softprompt.result import Job
 from softprompt.study import Study
@@ -89,7 +90,12 @@ def say_plan(study: Study, checkpoints: list[Checkpoint]) -> Plan:
 
 
 def plan_checkpoints(study: Study, checkpoints: Iterable[Checkpoint]) -> Plan:
-    """The plan of all unfinished jobs of `checkpoints`."""
+    """The plan of all unfinished jobs of `checkpoints`.
+
+    Raises:
+        RowsUnavailable: the study's mirror is not there, so that none of them could be done.
+    """
+    mirror_folder(study.mirror)
     finished = Tracker(study).ledger.finished()
     jobs = (job for checkpoint in checkpoints for job in jobs_of(study, checkpoint))
     return make_plan((job for job in jobs if job.key not in finished), finished.values())

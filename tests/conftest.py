@@ -41,6 +41,7 @@ os.environ.update(
     AWS_EC2_METADATA_DISABLED="true",
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("SOFTPROMPT_MIRROR", None)
 
 CAPITALS = {
     "Norway": "Oslo",

@@ -15,7 +15,7 @@ from hub_rows import PROMPTS, SPLITS
 
 from softprompt.benchmarks import Benchmark, Example, Rows, get, load, names
 from softprompt.checks import check, require_sound
-from softprompt.errors import BadBenchmark
+from softprompt.errors import BadBenchmark, RowsUnavailable
 from softprompt.protocol import Protocol
 from softprompt.world.facts import World
 from softprompt.world.rows import write_rows
@@ -223,8 +223,26 @@ def test_rows_with_other_fields_are_refused_with_the_fields_they_have(tmp_path: 
 
 
 def test_a_mirror_without_the_dataset_is_named(tmp_path: Path, toy_benchmark: Benchmark) -> None:
-    with pytest.raises(BadBenchmark, match=f"toy/capitals, split 'test' cannot be read from the mirror {tmp_path}"):
+    with pytest.raises(
+        RowsUnavailable,
+        match=rf"toy/capitals, split 'test' cannot be read from the mirror {tmp_path} .*; "
+        rf"expected test-\*.parquet in {tmp_path}/toy/capitals/\*\.$",
+    ):
         load(toy_benchmark, str(tmp_path))
+
+
+def test_the_environment_names_a_mirror_unless_another_is_given(
+    tmp_path: Path, toy_benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, num_rows in (("one", 5), ("other", 6)):
+        for split, wording in zip(("train", "test"), WORDINGS, strict=False):
+            write_split(tmp_path / name, toy_benchmark, split, capital_rows(wording)[:num_rows])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SOFTPROMPT_MIRROR", "one")
+    assert [len(load(toy_benchmark, mirror).test) for mirror in (None, "other")] == [5, 6]
+    monkeypatch.setenv("SOFTPROMPT_MIRROR", "nowhere")
+    with pytest.raises(RowsUnavailable, match=r"There is no folder nowhere, .*correct SOFTPROMPT_MIRROR\.$"):
+        load(toy_benchmark)
 
 
 def test_a_mirror_without_the_split_is_named(tmp_path: Path, toy_benchmark: Benchmark) -> None:

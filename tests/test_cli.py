@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import flows.cli
 from softprompt.arm import Arm
 from softprompt.cli import app, parse_setting, run_app
-from softprompt.errors import BadBenchmark
+from softprompt.errors import BadBenchmark, RowsUnavailable
 from softprompt.result import Result
 from softprompt.tables import SHOWN, arms_tables, as_html, conditions_tables, screen, show_ranking
 
@@ -227,6 +227,16 @@ def test_a_plan_without_work_says_why(tmp_path: Path, tiny_checkpoint: Path) -> 
     assert "fits the layout '{step}-{variant}' (yet); it holds 'A'." in plan_with('layout = "{step}-{variant}"')
     (tmp_path / "empty").mkdir()
     assert f"Nothing lies in {tmp_path}/empty (yet); correct `bucket`" in plan_with('bucket = "empty"')
+
+
+def test_a_plan_promises_nothing_for_a_mirror_that_is_not_there(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from studies import make_study
+
+    file = make_study(tmp_path, tiny_checkpoint)
+    (tmp_path / "mirror").rename(tmp_path / "elsewhere")
+    planned = CliRunner().invoke(app, ["plan", str(file), "--json"])
+    assert isinstance(planned.exception, RowsUnavailable)
+    assert f"There is no folder {tmp_path / 'mirror'}, " in str(planned.exception)
 
 
 def test_an_announcement_that_nobody_takes_is_one_sentence(

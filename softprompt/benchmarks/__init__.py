@@ -8,6 +8,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import pkgutil
 import random
 import re
@@ -22,6 +23,7 @@ from softprompt.errors import BadBenchmark, RowsUnavailable
 from softprompt.fingerprints import fingerprint
 from softprompt.protocol import Protocol
 
+MIRROR_VARIABLE = "SOFTPROMPT_MIRROR"
 Row = dict[str, Any]
 
 
@@ -155,20 +157,36 @@ def load(benchmark: Benchmark, mirror: str | None = None) -> Rows:
     """Read a benchmark's rows from the hub, or from a folder laid out like it.
 
     Args:
-        mirror: folder that holds `<path>/<config>/<split>-*.parquet` as the hub does; a dataset without configurations
-            may keep its files in any folder of its own, such as `data`. None reads from the hub.
+        mirror: see `mirror_folder`. It holds `<path>/<config>/<split>-*.parquet` as the hub does; a dataset without
+            configurations may keep its files in any folder of its own, such as `data`.
 
     Raises:
         BadBenchmark: the dataset cannot be had, or a row does not fit the declaration.
     """
-    test = _in_turns(_examples(benchmark, benchmark.test_split, mirror))
-    train = _examples(benchmark, benchmark.train_split, mirror)
+    folder = mirror_folder(mirror)
+    test = _in_turns(_examples(benchmark, benchmark.test_split, folder))
+    train = _examples(benchmark, benchmark.train_split, folder)
     seen = set(map(_identity, test))
     clean = tuple(example for example in train if _identity(example) not in seen)
     return Rows(train=clean, test=tuple(test), num_contaminated=len(train) - len(clean))
 
 
-def _examples(benchmark: Benchmark, split: str, mirror: str | None) -> list[Example]:
+def mirror_folder(mirror: str | None) -> Path | None:
+    """Where rows are read from: `mirror`, or else what `$SOFTPROMPT_MIRROR` names; None for the hub.
+
+    Raises:
+        RowsUnavailable: there is no such folder.
+    """
+    named = mirror or os.environ.get(MIRROR_VARIABLE)
+    if named and not Path(named).is_dir():
+        raise RowsUnavailable(
+            f"There is no folder {named}, from which rows should be read; create it, or correct "
+            f"{'`mirror`' if mirror else MIRROR_VARIABLE}."
+        )
+    return Path(named).absolute() if named else None  # a relative path could be taken for a name on the hub
+
+
+def _examples(benchmark: Benchmark, split: str, mirror: Path | None) -> list[Example]:
     import datasets
 
     datasets.disable_progress_bars()
@@ -177,15 +195,17 @@ def _examples(benchmark: Benchmark, split: str, mirror: str | None) -> list[Exam
         if mirror:
             # The files are named because left to itself `datasets` counts those of a dev split to validation.
             files = f"{benchmark.config or '**'}/{split}-*.parquet"
-            data = datasets.load_dataset(str(Path(mirror) / benchmark.path), data_files={split: files}, split=split)
+            data = datasets.load_dataset(str(mirror / benchmark.path), data_files={split: files}, split=split)
         else:
             data = datasets.load_dataset(benchmark.path, benchmark.config, split=split, revision=benchmark.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        place = f"the mirror {mirror}" if mirror else "the hub"
+        place, remedy = "the hub", "check the name, the connection and HF_TOKEN, or name a mirror that holds it"
+        if mirror:
+            place = f"the mirror {mirror}"
+            remedy = f"expected {split}-*.parquet in {mirror / benchmark.path / (benchmark.config or '*')}"
         reason = str(error).strip().splitlines()[0]
         raise RowsUnavailable(
-            f"Benchmark {benchmark.name!r}: {where} cannot be read from {place} ({reason}); "
-            "check the name and the connection, or name a mirror that holds it."
+            f"Benchmark {benchmark.name!r}: {where} cannot be read from {place} ({reason}); {remedy}."
         ) from error
     examples = []
     for index, row in enumerate(data):
