@@ -119,7 +119,8 @@ def study(
     for failure in failures:
         errors.print(f"[red]Failed[/]: {escape(failure)}", highlight=False, soft_wrap=True)
     if not arms:
-        raise BadStudy("There is nothing to report: no checkpoint at these steps could be evaluated.")
+        why = "every job failed, see above" if failures else f"{declared.bucket} holds no checkpoints yet"
+        raise BadStudy(f"There is nothing to report: {why}.")
     file = write_report(arms, report or Path(declared.home) / "study.html", title=declared.name)
     if as_json:
         found = {"study": declared.name, "failures": failures, "arms": {arm.name: arm.to_dict() for arm in arms}}

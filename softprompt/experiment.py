@@ -123,7 +123,7 @@ def checkpoints_of(study: Study, uris: Sequence[str] = (), steps: Sequence[int] 
     """Those at `uris`, or all complete ones in the study's bucket; of these only those at `steps`, if any are named.
 
     Raises:
-        BadStudy: there is something in the bucket, and nothing of it is a complete checkpoint.
+        BadStudy: there is something in the bucket, and nothing of it is a complete checkpoint; or none is at `steps`.
     """
     if uris:
         found = [study.locate(uri) for uri in uris]
@@ -133,4 +133,13 @@ def checkpoints_of(study: Study, uris: Sequence[str] = (), steps: Sequence[int] 
         if look.rejected and not found:
             reasons = " ".join(map(str, [*look.rejected.values()][:NUM_REASONS]))
             raise BadStudy(f"No checkpoint in {study.bucket} can be evaluated. {reasons}")
-    return sorted((c for c in found if not steps or c.step in steps), key=lambda c: (c.variant, c.step))
+    chosen = [checkpoint for checkpoint in found if not steps or checkpoint.step in steps]
+    if found and not chosen:
+        raise BadStudy(
+            f"There are no checkpoints at step {_listed(steps)}; there are at {_listed(c.step for c in found)}."
+        )
+    return sorted(chosen, key=lambda c: (c.variant, c.step))
+
+
+def _listed(steps: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(set(steps))))

@@ -99,9 +99,13 @@ def test_checkpoints_are_named_or_all_of_the_bucket(file: Path) -> None:
     declared = Study.read(file)
     assert [c.name for c in checkpoints_of(declared)] == ["A at step 100", "B at step 100"]
     assert [c.name for c in checkpoints_of(declared, [f"{declared.bucket}/B/step-100"])] == ["B at step 100"]
-    assert checkpoints_of(declared, steps=[200]) == []
+    assert len(checkpoints_of(declared, steps=[100, 200])) == 2
     nothing = CliRunner().invoke(app, ["study", str(file), "--step", "200"])
     assert isinstance(nothing.exception, BadStudy)
+    assert str(nothing.exception) == "There are no checkpoints at step 200; there are at 100."
+    (file.parent / "empty").mkdir()
+    file.write_text(file.read_text().replace('bucket = "bucket"', 'bucket = "empty"'))
+    assert str(CliRunner().invoke(app, ["study", str(file)]).exception).endswith("/empty holds no checkpoints yet.")
     with pytest.raises(BadStudy, match=r"No checkpoint in .* can be evaluated\. .*/A/step-100 has no STABLE \(yet\)"):
         checkpoints_of(replace(declared, marker="STABLE"))
     nowhere = CliRunner().invoke(app, ["study", str(file), "--report", str(file.parent / "none" / "r.html")])
