@@ -126,7 +126,7 @@ def _steps(model: str, name: str, mirror: str | None, changes: dict[str, object]
     """Yields after every step; the first one comes with the preparations."""
     from softprompt import benchmarks
     from softprompt.checkpoints import open_checkpoint
-    from softprompt.models import load_model
+    from softprompt.loading import load_model
     from softprompt.prefill import Prefill
     from softprompt.prompt import Placement
     from softprompt.tune import tune

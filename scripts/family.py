@@ -17,7 +17,7 @@ from worlds import BENCHMARKS, ZERO_SHOT
 import softprompt
 from softprompt import Protocol, Result
 from softprompt.checkpoints import open_checkpoint
-from softprompt.models import load_model
+from softprompt.loading import load_model
 from softprompt.protocol import Resources
 from softprompt.world.checkpoint import place
 from softprompt.world.corpus import FAMILY

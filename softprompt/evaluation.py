@@ -23,10 +23,11 @@ from softprompt.controls import learned_task, shuffled_answers, with_instruction
 from softprompt.cost import Cost
 from softprompt.decode import answer
 from softprompt.lengths import check_lengths
+from softprompt.loading import load_model
 from softprompt.loss import shared_tokens
 from softprompt.meter import Meter
 from softprompt.metrics import Outcome, summarise
-from softprompt.models import LanguageModel, load_model
+from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.progress import Progress, reporting
 from softprompt.prompt import Placement, Prompt, plain_prompts, random_vectors

@@ -158,7 +158,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, rows: Rows, toy_be
 def model(tiny_checkpoint: Path) -> "LanguageModel":
     """The tiny checkpoint, loaded."""
     from softprompt.checkpoints import open_checkpoint
-    from softprompt.models import load_model
+    from softprompt.loading import load_model
 
     return load_model(open_checkpoint(str(tiny_checkpoint)), CPU)
 

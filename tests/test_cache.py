@@ -21,7 +21,7 @@ from softprompt.bucket import Bucket
 from softprompt.cache import Cache, open_locally
 from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.errors import BadStudy, BucketUnavailable, CacheUnavailable, IncompleteCheckpoint
-from softprompt.models import load_model
+from softprompt.loading import load_model
 from softprompt.protocol import Protocol, Resources
 from softprompt.sources import CheckpointFiles
 

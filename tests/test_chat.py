@@ -11,7 +11,8 @@ from softprompt.chat import ask, terminator_id
 from softprompt.checkpoints import open_checkpoint
 from softprompt.errors import BadCheckpoint
 from softprompt.evaluation import evaluate
-from softprompt.models import LanguageModel, load_model
+from softprompt.loading import load_model
+from softprompt.models import LanguageModel
 from softprompt.protocol import Protocol, Resources
 
 TURNS = (

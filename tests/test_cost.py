@@ -18,8 +18,9 @@ from softprompt.checkpoints import open_checkpoint
 from softprompt.cost import Cost, Phase
 from softprompt.errors import OutOfMemory
 from softprompt.evaluation import evaluate
+from softprompt.loading import load_model
 from softprompt.meter import Meter
-from softprompt.models import LanguageModel, load_model
+from softprompt.models import LanguageModel
 from softprompt.prefill import POSITIONS_AHEAD, POSITIONS_OF_A_PASS
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result

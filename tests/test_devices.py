@@ -14,7 +14,8 @@ from softprompt.checkpoints import open_checkpoint
 from softprompt.decode import answer
 from softprompt.errors import BadStudy
 from softprompt.evaluation import evaluate
-from softprompt.models import LanguageModel, load_model
+from softprompt.loading import load_model
+from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
 from softprompt.protocol import Protocol, Resources

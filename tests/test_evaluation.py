@@ -34,9 +34,10 @@ from softprompt.conditions import Condition
 from softprompt.decode import Generation, answer
 from softprompt.errors import BadBenchmark, BadCheckpoint
 from softprompt.evaluation import Evaluation
+from softprompt.loading import load_model
 from softprompt.meter import Meter
 from softprompt.metrics import summarise
-from softprompt.models import LanguageModel, load_model
+from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.progress import reporting
 from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompt

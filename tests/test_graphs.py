@@ -11,7 +11,8 @@ from plain_loops import gradients, plain_gradients, training_rows
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import open_checkpoint
 from softprompt.graphs import Size, few_sizes
-from softprompt.models import LanguageModel, load_model
+from softprompt.loading import load_model
+from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
 from softprompt.protocol import Protocol, Resources

@@ -1,0 +1,160 @@
+"""Loading a checkpoint: what is broken is said in a sentence, and the last model stays."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from softprompt import processes
+from softprompt.cache import Cache, open_locally, open_tokenizer
+from softprompt.checkpoints import Checkpoint
+from softprompt.completeness import broken_json
+from softprompt.errors import BadCheckpoint, BadStudy, SoftPromptError
+from softprompt.memory import does_not_fit
+from softprompt.models import LanguageModel
+from softprompt.protocol import Resources
+
+_last: dict[tuple[Checkpoint, Resources, str | None, Cache | None], LanguageModel] = {}
+"""The one model that is kept, by what it was loaded with."""
+
+
+def load_model(
+    checkpoint: Checkpoint, resources: Resources, tokenizer: str | None = None, cache: Cache | None = None
+) -> LanguageModel:
+    """Read a checkpoint's safetensors into a frozen network. The last one loaded is kept, so that a checkpoint's
+    benchmarks share it when they run in one process; it makes room before another is read.
+
+    Args:
+        tokenizer: where to read the tokenizer from, if not from the checkpoint: a folder, a URL or a name on the hub.
+        cache: where to keep the copy of a remote checkpoint.
+
+    Raises:
+        BadCheckpoint: no usable weights, config or tokenizer; see the message.
+        BadStudy: the tokenizer that is named cannot be read.
+        OutOfMemory: the device cannot hold it.
+        SoftPromptError: it cannot be read or copied; see `open_locally`.
+    """
+    key = checkpoint, resources, tokenizer, cache
+    if key not in _last:
+        _last.clear()
+        clear_device_cache(garbage_collection=True)  # hooks hold their network in cycles
+        try:
+            _last[key] = _load(*key)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            raise does_not_fit(checkpoint.uri, str(error)) from error
+    model = _last[key]
+    if model.device.type == "cuda":  # for this thread: CUDA graphs and clocks go by the device that is current
+        torch.cuda.set_device(model.device)
+    return model
+
+
+def _load(
+    checkpoint: Checkpoint, resources: Resources, tokenizer_source: str | None, cache: Cache | None
+) -> LanguageModel:
+    uri = checkpoint.uri
+    device, is_spread = _device(resources.device), resources.devices_per_process > 1
+    dtype = resources.dtype
+    if dtype == "auto":
+        dtype = "float32" if device.type == "cpu" else "bfloat16"
+    with open_locally(checkpoint, cache, with_code=resources.trust_remote_code) as folder, without_bars():
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=resources.trust_remote_code,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                device_map="auto" if is_spread else None,
+            )
+            tokenizer = (
+                _named_tokenizer(tokenizer_source, resources, cache)
+                if tokenizer_source
+                else AutoTokenizer.from_pretrained(folder, trust_remote_code=resources.trust_remote_code)
+            )
+        except SoftPromptError:
+            raise
+        except Exception as error:  # transformers raises many kinds for broken files; each is one broken checkpoint
+            if should_reduce_batch_size(error):
+                raise
+            if broken := broken_json(folder):
+                raise BadCheckpoint(f"{uri}/{broken} is half written or no JSON; upload it again.") from error
+            reason = " ".join(str(error).replace(str(folder), uri).split())[:300]
+            raise BadCheckpoint(
+                f"{uri} cannot be loaded ({type(error).__name__}: {reason}); save config, weights and tokenizer again "
+                "with save_pretrained."
+            ) from error
+    network, loading = loaded
+    if loading["mismatched_keys"]:
+        name, found, expected = min(loading["mismatched_keys"])
+        raise BadCheckpoint(
+            f"{uri}: the weights {name} are {' x '.join(map(str, found))}, its config asks for "
+            f"{' x '.join(map(str, expected))}; config and weights belong to two models, save both again."
+        )
+    if loading["missing_keys"]:
+        raise BadCheckpoint(
+            f"{uri} lacks the weights {', '.join(sorted(loading['missing_keys'])[:3])}, which would be random; "
+            "save the checkpoint again in full."
+        )
+    network = network if is_spread else network.to(device)
+    model = LanguageModel(network.eval().requires_grad_(False), tokenizer)
+    _check(model, uri)
+    return model
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """None of the bars of transformers, which lie across ours and litter a worker's log."""
+    were_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            logging.enable_progress_bar()
+
+
+def _named_tokenizer(place: str, resources: Resources, cache: Cache | None) -> Any:
+    with open_tokenizer(place, cache) as source:
+        try:
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=resources.trust_remote_code)
+        except Exception as error:  # of many kinds, as above; no checkpoint is to blame
+            reason = " ".join(str(error).split())[:300]
+            raise BadStudy(
+                f"The tokenizer {place} cannot be loaded ({type(error).__name__}: {reason}); correct `tokenizer`, or "
+                "leave it out if the checkpoints have one."
+            ) from error
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = processes.default_device() if name in ("auto", "cuda") else torch.device(name)
+    except RuntimeError as error:
+        raise BadStudy(f"device is {name!r}; expected auto, cpu, cuda or cuda:NUMBER.") from error
+    is_there = device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
+    if name.startswith("cuda") and not is_there:
+        raise BadStudy(
+            f"device is {name!r}, but PyTorch finds no such GPU; set it to auto or cpu, or install PyTorch for CUDA."
+        )
+    return device
+
+
+def _check(model: LanguageModel, uri: str) -> None:
+    num_rows = model.network.get_input_embeddings().weight.shape[0]
+    if len(model.tokenizer) > num_rows:
+        raise BadCheckpoint(
+            f"{uri}: the tokenizer has {len(model.tokenizer)} tokens, the embedding only {num_rows} rows; "
+            "the tokenizer belongs to another model. Name the right one as `tokenizer` in the study."
+        )
+    if not model.eos_ids:
+        raise BadCheckpoint(f"{uri}: neither tokenizer nor generation config names an end-of-sequence token.")
+    for name, weight in model.network.named_parameters():
+        if not weight.is_meta and not torch.isfinite(weight).all():
+            raise BadCheckpoint(f"{uri}: the weights {name} hold NaN or infinity; the pre-training has diverged.")
