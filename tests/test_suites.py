@@ -38,7 +38,7 @@ def test_a_study_names_a_suite(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_docs_give_every_reason(suite: str) -> None:
-    lines = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text().splitlines()
+    words = " ".join((Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text().split())
     for side, reasons in (("in", SUITES[suite].chosen), ("out", SUITES[suite].rejected)):
         for reason, names in reasons.items():
-            assert f"- {side}: {', '.join(f'`{name}`' for name in names)} ({reason})" in lines
+            assert f"- {side}: {', '.join(f'`{name}`' for name in names)} ({reason})" in words
