@@ -107,6 +107,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/overhead"), help="must not exist yet")
     parser.add_argument("--out", type=Path, help="write the page here, too")
     arguments = parser.parse_args()
+    if arguments.folder.exists():
+        parser.error(f"{arguments.folder} is there already; remove it, or name another --folder")
     arguments.folder.mkdir(parents=True)
     os.environ.update(PREFECT_HOME=str((arguments.folder / "prefect").absolute()), DO_NOT_TRACK="true")
     imports = {module: seconds_to_import(module) for module in FLOWS}
