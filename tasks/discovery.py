@@ -28,8 +28,8 @@ NUM_FAILED = 50
 fails on each of thousands must not make each look describe them all."""
 NUM_SAID = 20
 """Most lines of a kind that one look says."""
-_said: dict[str | None, set[str]] = defaultdict(set)
-"""What was warned of, by the flow run that did: one run looks many times."""
+_said: set[tuple[str | None, str]] = set()
+"""Flow runs with what they have warned of: one run looks many times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,11 +164,11 @@ def worth_a_look(folders: Iterable[Folder], settled: set[Place], failed: set[Pla
 
 def report(found: Look) -> None:
     """Log it; what was warned of in the same flow run is not warned of again."""
-    logger, said = get_run_logger(), _said[flow_run.id]
+    logger = get_run_logger()
     for sentence in found.warnings():
-        if sentence not in said:
+        if (flow_run.id, sentence) not in _said:
             logger.warning("%s", sentence)
-            said.add(sentence)
+            _said.add((flow_run.id, sentence))
     for sentence in [str(found), *found.to_evaluate()]:
         logger.info("%s", sentence)
 
