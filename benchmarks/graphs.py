@@ -2,41 +2,93 @@
 
     python benchmarks/graphs.py --model 135m --benchmark synthetic
 
-How many sizes the passes of eighty steps are padded to, and by how much, counted without a pass. Then, on a GPU,
-milliseconds of a step whose kernels are launched one by one (median of ten) and of one that is replayed (median of
-those of eighty that record nothing), and what the eighty take in all; see `softprompt/graphs.py`.
+Counted without a GPU: the operations of a layer, forth and back, in a pass that is launched and in one that is recorded
+(`softprompt/fewer_kernels.py`), and how many sizes the passes of eighty steps are padded to, and by how much. Then, on
+a GPU, milliseconds of a step whose kernels are launched one by one (median of ten) and of one that is replayed (median
+of those of eighty that record nothing), and what the eighty take in all; see `softprompt/graphs.py`.
 """
 
 import argparse
 import statistics
-import time
+from contextlib import nullcontext
+from itertools import pairwise
+from typing import Any
 
 import torch
-from cores import TUNINGS, steps
-from tuning import tuning_flops
-from workload import SHAPES, SYNTHETIC, Workload, wait
+import torch.nn.functional as F
+from cores import TUNINGS
+from measured import Stopwatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from tuning import run_tuning, tuning_flops
+from workload import SHAPES, SYNTHETIC, Workload
 
 from softprompt import Protocol
+from softprompt.fewer_kernels import FewerKernels
 from softprompt.graphs import few_sizes
 from softprompt.meter import matrix_rate
+from softprompt.packing import packing_rows
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
-from softprompt.tune import learned_answers, pass_size, rows_of_steps
+from softprompt.tune import answer_losses, learned_answers, pass_size, rows_of_steps
 
 NUM_STEPS = 80
 NUM_LAUNCHED = 10
 
 
 def timed(prefill: Prefill, work: Workload, placement: str, num_seeds: int, num_steps: int) -> list[tuple[float, bool]]:
-    """Of each of the first steps of an epoch the seconds, and whether it recorded anything."""
-    found = []
-    running = steps(work, placement, num_seeds, num_epochs=1, prefill=prefill)
-    for _ in range(num_steps):
-        num_recorded, since = prefill.graphs.num_recorded, time.perf_counter()
-        next(running)
-        wait(prefill.model.device)
-        found.append((time.perf_counter() - since, prefill.graphs.num_recorded > num_recorded))
-    return found
+    """Of each step the seconds, and whether it recorded anything."""
+    watch, num_recorded = Stopwatch(prefill.model.device), [0]
+
+    def on_step() -> None:
+        watch.lap()
+        num_recorded.append(prefill.graphs.num_recorded)
+
+    run_tuning(work, prefill, placement, range(num_seeds), num_steps, on_step)
+    return [
+        (seconds, after > before) for seconds, (before, after) in zip(watch.laps, pairwise(num_recorded), strict=True)
+    ]
+
+
+class Operations(TorchDispatchMode):
+    """Counts those that move data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num = 0
+
+    def __torch_dispatch__(self, operation: Any, _types: Any, arguments: Any = (), named: Any = None) -> Any:
+        self.num += not operation.is_view
+        return operation(*arguments, **(named or {}))
+
+
+def num_operations(num_layers: int, num_seeds: int, *, is_recorded: bool) -> int:
+    """Of a pass of `prefix`, forth and back, through a Llama."""
+    SHAPES["layers"] = {**SHAPES["world"], "num_hidden_layers": num_layers}
+    work = Workload(model="layers", benchmark=SYNTHETIC, num_threads=1, num_steps=1)
+    protocol = Protocol(placements=("prefix",), num_steps=1, seeds=tuple(range(num_seeds)))
+    model, benchmark, examples = work.language_model, work.by_letter, work.train(work.by_letter) * num_seeds
+    placement = Placement("prefix", model, benchmark, protocol)
+    answers = learned_answers(model, benchmark, examples, [example.answer for example in examples], protocol)
+    (rows,) = rows_of_steps(placement, examples, answers, protocol)
+    vectors_SPD, prefill = placement.initial_vectors(protocol.seeds).requires_grad_(), Prefill(model)
+    way = FewerKernels(model.network)() if is_recorded else nullcontext()
+    with packing_rows(model, rows) as are_packed, way, Operations() as operations:
+        losses_BA = answer_losses(prefill, rows, vectors_SPD, packed=are_packed)
+        torch.autograd.grad(losses_BA.sum(), vectors_SPD)
+    return operations.num
+
+
+def print_operations(num_seeds: int = 3) -> None:
+    def of_layer(*, is_recorded: bool) -> int:
+        three, two = (num_operations(num, num_seeds, is_recorded=is_recorded) for num in (3, 2))
+        return three - two
+
+    states, weight = torch.ones(2, 8, requires_grad=True), torch.ones(8)
+    with Operations() as of_norm:  # here PyTorch spells it out; on a GPU it is one there and one back
+        torch.autograd.grad(F.rms_norm(states, weight.shape, weight, 1e-5).sum(), states)
+    launched, recorded = of_layer(is_recorded=False), of_layer(is_recorded=True)
+    print("| tuning | operations of a layer, launched | recorded |\n| --- | --- | --- |")
+    print(f"| prefix, seeds: {num_seeds} | {launched} | {recorded - 2 * (of_norm.num - 2)} |", flush=True)
 
 
 def print_sizes(work: Workload) -> None:
@@ -71,6 +123,7 @@ def main() -> None:
         dtype=given.dtype,
         num_steps=NUM_STEPS,
     )
+    print_operations()
     print_sizes(work)
     if not has_gpu:
         print("Found no GPU, which the times need; on a CPU tuning records nothing.")

@@ -1,7 +1,7 @@
 """Tuning: PEFT's PromptTuning under the HF Trainer, as a user would put them together, and ours."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,28 +25,11 @@ NUM_VECTORS = 10
 
 def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,), num_epochs: int = 1) -> Measured:
     """As many epochs as are asked for; the last is measured."""
-    model, benchmark = work.language_model, work.by_letter
-    examples = work.train(benchmark)
-    targets, prefill = [example.answer for example in examples], Prefill(model)
-
-    def run(num_steps: int, watch: Stopwatch) -> None:
-        protocol = Protocol(
-            placements=(placement,),
-            num_vectors=NUM_VECTORS,
-            num_steps=num_steps,
-            batch_size=work.batch_size,
-            num_train=len(examples),
-            seeds=seeds,
-            curve_steps=(),
-        )
-        where = Placement(placement, model, benchmark, protocol)
+    model, benchmark, prefill = work.language_model, work.by_letter, Prefill(work.language_model)
+    examples, watch = work.train(benchmark), Stopwatch(model.device)
+    for num_steps in (1, work.num_steps * num_epochs):  # one to warm up; its memory counts, its lap does not
         watch.start_lap()
-        for _ in tune(prefill, benchmark, where, examples, targets, protocol, on_step=lambda _: watch.lap()):
-            pass
-
-    watch = Stopwatch(model.device)
-    run(1, watch)  # to warm up; its memory counts, its lap does not
-    run(work.num_steps * num_epochs, watch)
+        run_tuning(work, prefill, placement, seeds, num_steps, watch.lap)
     peak_bytes = watch.peak_bytes
     rows = [
         (Prompt([0] * NUM_VECTORS + ids, [*range(NUM_VECTORS), *[TOKEN] * len(ids)], num_head=NUM_VECTORS), learned)
@@ -66,6 +49,29 @@ def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,
         num_items=len(seeds) * len(examples),
         outputs=vectors_SPD.grad.flatten().tolist(),
     )
+
+
+def run_tuning(
+    work: Workload,
+    prefill: Prefill,
+    placement: str,
+    seeds: Sequence[int],
+    num_steps: int,
+    on_step: Callable[[], None],
+) -> None:
+    model, benchmark, examples = work.language_model, work.by_letter, work.train(work.by_letter)
+    protocol = Protocol(
+        placements=(placement,),
+        num_vectors=NUM_VECTORS,
+        num_steps=num_steps,
+        batch_size=work.batch_size,
+        num_train=len(examples),
+        seeds=tuple(seeds),
+        curve_steps=(),
+    )
+    where, targets = Placement(placement, model, benchmark, protocol), [example.answer for example in examples]
+    for _ in tune(prefill, benchmark, where, examples, targets, protocol, on_step=lambda _: on_step()):
+        pass
 
 
 def tune_peft(work: Workload) -> Measured:

@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import cached_property
 from itertools import pairwise
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
+from softprompt.fewer_kernels import FewerKernels
 from softprompt.models import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -48,11 +50,15 @@ class Graphs:
     def __init__(self, model: LanguageModel) -> None:
         is_alone = model.device.type == "cuda" and len(model.devices) == 1
         self.are_on = is_alone and model.device.index == torch.cuda.current_device()  # on which PyTorch records
-        self._num_failures = 0
+        self._network, self._num_failures = model.network, 0
         self._chosen: dict[int, list[Size]] = {}
         self._recorded: dict[Hashable, Any] = {}
         self._inputs: dict[tuple[int, torch.dtype], Tensor] = {}
         self._pool = torch.cuda.graph_pool_handle() if self.are_on else None
+
+    @cached_property
+    def _fewer_kernels(self) -> FewerKernels:
+        return FewerKernels(self._network)
 
     @property
     def num_recorded(self) -> int:
@@ -85,7 +91,7 @@ class Graphs:
     def _record(self, key: Hashable, function: Callable[..., Tensor], tensors: Sequence[Tensor]) -> None:
         places = tuple(self._place(number, tensor) for number, tensor in enumerate(tensors))
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), self._fewer_kernels():
                 # PyTorch's, that inputs were first met on another stream, as in its own warm-up.
                 warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
                 self._recorded[key] = torch.cuda.make_graphed_callables(

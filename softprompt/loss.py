@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from softprompt.memory import tensor_on
+
 SHARED_BY = 0.99
 """Of the training answers: what so many have is form, be it what ends an answer, GSM8K's '####' or a JSON key."""
 
@@ -45,7 +47,7 @@ class Loss:
             return bounded_BA
         length = losses_BA.shape[1]
         marks = [[it in self.shared for it in occurrences(ids)] + [True] * (length - len(ids)) for ids in answers]
-        is_form_BA = torch.tensor(marks, device=losses_BA.device)  # padding costs nothing either way
+        is_form_BA = tensor_on(losses_BA.device, marks)  # padding costs nothing either way
         kept_BA = (1 - u) * (bounded_BA - losses_BA).detach().exp()  # of its cross-entropy's gradient, by each token
         kept_B1 = kept_BA.where(~is_form_BA, torch.nan).nanmean(1, keepdim=True).nan_to_num(1.0)
         return torch.where(is_form_BA, kept_B1 * losses_BA, bounded_BA)

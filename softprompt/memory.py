@@ -5,11 +5,12 @@ import resource
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor
 
 from softprompt.errors import OutOfMemory
 
@@ -81,6 +82,13 @@ class MicroBatches:
         while fitting > 1 and fitting * max(num_bytes[:fitting]) > self.most_bytes:
             fitting = 1 << (fitting - 1).bit_length() - 1
         return fitting
+
+
+def tensor_on(device: torch.device, values: Sequence[Any]) -> Tensor:
+    """Of numbers that a host has. A GPU that has been given work gets them when that is done, and the host need not
+    wait for it."""
+    tensor = torch.tensor(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def does_not_fit(what: str, problem: str) -> OutOfMemory:

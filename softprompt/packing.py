@@ -11,7 +11,7 @@ with logits; D width, V vocabulary, H attention heads, K an attention head's wid
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import accumulate, chain
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from softprompt.graphs import Size
+from softprompt.memory import tensor_on
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill, distinct
 from softprompt.prompt import TOKEN, Prompt
@@ -32,69 +33,112 @@ NAME = "softprompt_packed"
 
 @dataclass(frozen=True)
 class Packing:
-    """Where heads and rows stand in the long row."""
+    """Where heads and rows stand in the long row, of N positions, and where they do when they attend: each row behind a
+    copy of its head, at M = B x (F + T) places. All of it as tensors, so that passes that differ in it can be one
+    recorded pass."""
 
-    num_heads: int
     head_length: int
-    head_of_B: Tensor
-    places_BT: Tensor
-    """Of each row's positions in the long row; behind a shorter row any."""
+    places_M: Tensor
+    """Positions in the long row; behind a shorter row its first, so that no seed meets what another has spoilt."""
     found_N: Tensor
-    """Of the long row's positions, where among the B x (F + T) that attend each of them is found."""
+    """Of each position in the long row, one of its places among the M."""
+    are_unseen_M: Tensor
+    """Whether a place is none of those: another copy of a head, or behind a shorter row."""
+    are_of_AB: Tensor
+    """Whether a row has the head."""
     position_ids_1N: Tensor
 
     @classmethod
     def of(
         cls,
-        num_heads: int,
+        model: LanguageModel,
         head_length: int,
         head_of: Sequence[int],
         lengths: Sequence[int],
-        device: torch.device,
         longest: int = 0,
         num_more: int = 0,
     ) -> "Packing":
         """
         Args:
+            head_of: by row, which head it has; the first row has the first.
             lengths: of the rows behind their heads.
             longest: that rows are padded to when they attend.
             num_more: positions at the end that nobody attends to.
         """
-        longest = longest or max(lengths)
+        num_heads, longest = max(head_of) + 1, longest or max(lengths)
+        width, num_rows = head_length + longest, len(head_of)
         starts = list(accumulate(lengths[:-1], initial=num_heads * head_length))
-        places = [[*range(s, s + n), *[s] * (longest - n)] for s, n in zip(starts, lengths, strict=True)]
-        firsts = [head_of.index(head) for head in range(num_heads)]
-        stretches = [(row, 0, head_length) for row in firsts]
-        stretches += [(row, head_length, head_length + n) for row, n in enumerate(lengths)]
-        width = head_length + longest
+        places = [
+            [*range(head * head_length, (head + 1) * head_length), *range(start, start + length)]
+            for head, start, length in zip(head_of, starts, lengths, strict=True)
+        ]
+        stretches = [(head_of.index(head), 0, head_length) for head in range(num_heads)]
+        stretches += [(row, head_length, head_length + length) for row, length in enumerate(lengths)]
         found = [row * width + place for row, start, end in stretches for place in range(start, end)]
         positions = [place for _, start, end in stretches for place in range(start, end)]
-        found, positions = found + [0] * num_more, positions + [0] * num_more
+        are_unseen = [True] * (num_rows * width)
+        for place in found:
+            are_unseen[place] = False
+        device = model.device
         return cls(
-            num_heads=num_heads,
             head_length=head_length,
-            head_of_B=torch.tensor(head_of, device=device),
-            places_BT=torch.tensor(places, device=device),
-            found_N=torch.tensor(found, device=device),
-            position_ids_1N=torch.tensor([positions], device=device),
+            places_M=tensor_on(device, [place for own in places for place in own + own[:1] * (width - len(own))]),
+            found_N=tensor_on(device, found + [0] * num_more),
+            are_unseen_M=tensor_on(device, are_unseen),
+            are_of_AB=tensor_on(device, [[own == head for own in head_of] for head in range(num_heads)]),
+            position_ids_1N=tensor_on(device, [positions + [0] * num_more]),
         )
 
     def apart(self, values_1HNK: Tensor) -> Tensor:
         """(B, H, F + T, K): each row behind a copy of its head."""
-        values_NHK = values_1HNK[0].transpose(0, 1)  # in memory, too, positions usually come before attention heads
-        num = self.num_heads * self.head_length
-        heads_AFHK = values_NHK[:num].unflatten(0, (self.num_heads, self.head_length))
-        if self.num_heads == 1:
-            heads_BFHK = heads_AFHK.expand(len(self.head_of_B), -1, -1, -1)
-        else:
-            heads_BFHK = heads_AFHK[self.head_of_B.to(heads_AFHK.device)]
-        places_BT = self.places_BT.to(values_NHK.device)
-        rows_BTHK = values_NHK.index_select(0, places_BT.flatten()).unflatten(0, places_BT.shape)
-        return torch.cat([heads_BFHK, rows_BTHK], dim=1).transpose(1, 2)
+        values_NHK = values_1HNK.transpose(1, 2).flatten(0, 1)  # as positions usually lie in memory, too
+        values_MHK: Tensor = _Apart.apply(values_NHK, self)
+        return values_MHK.unflatten(0, (self.are_of_AB.shape[1], -1)).transpose(1, 2)
 
     def together(self, values_BXHK: Tensor) -> Tensor:
         """(1, N, H, K) of X = F + T positions a row."""
-        return values_BXHK.flatten(0, 1).index_select(0, self.found_N.to(values_BXHK.device))[None]
+        values_NHK: Tensor = _Together.apply(values_BXHK.flatten(0, 1), self)
+        return values_NHK[None]
+
+
+class _Apart(torch.autograd.Function):
+    """(N, H, K) -> (M, H, K). Nothing has to be added up on the way back but a head's copies, as all other places
+    that count are the only ones of their positions.
+
+    Here and below nothing is left out by a product with 0: of a seed that has diverged that is NaN, for all.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values_NHK: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return values_NHK.index_select(0, packing.places_M.to(values_NHK.device))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient_MHK,), packing = gradients, ctx.packing
+        gradient_NHK = gradient_MHK.index_select(0, packing.found_N.to(gradient_MHK.device))
+        num_heads, num_rows = packing.are_of_AB.shape
+        copies_BFHK = gradient_MHK.unflatten(0, (num_rows, -1))[:, : packing.head_length]
+        are_of_AB111 = packing.are_of_AB.to(gradient_MHK.device)[:, :, None, None, None]
+        heads_AFHK = copies_BFHK.where(are_of_AB111, 0).sum(1)
+        gradient_NHK[: num_heads * packing.head_length] = heads_AFHK.flatten(0, 1)
+        return gradient_NHK, None
+
+
+class _Together(torch.autograd.Function):
+    """(M, H, K) -> (N, H, K), the way back of `_Apart` but for what nobody finds, which gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values_MHK: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return values_MHK.index_select(0, packing.found_N.to(values_MHK.device))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient_NHK,) = gradients
+        device = gradient_NHK.device
+        gradient_MHK = gradient_NHK.index_select(0, ctx.packing.places_M.to(device))
+        return gradient_MHK.masked_fill_(ctx.packing.are_unseen_M.to(device)[:, None, None], 0), None
 
 
 _now = threading.local()
@@ -157,24 +201,15 @@ def answer_outputs(
     prefill.meter.count(model, end, len(wanted), backward=True)
     num_positions, longest, num_wanted = graphs.room(len(rows), packed_size(prompts, answers))
     num_more = num_positions - end
-    packing = Packing.of(len(heads), head_length, head_of, lengths, model.device, longest, num_more)
+    packing = Packing.of(model, head_length, head_of, lengths, longest, num_more)
     embeds_1ND = prefill.embed([[*heads, *rows, Prompt([0] * num_more, [TOKEN] * num_more)]], vectors_SPD)
-    wanted_L = torch.tensor(wanted + [0] * (num_wanted - len(wanted)), device=model.device)
+    wanted_L = tensor_on(model.device, wanted + [0] * (num_wanted - len(wanted)))
 
-    def run(
-        embeds_1ND: Tensor,
-        wanted_L: Tensor,
-        head_of_B: Tensor,
-        places_BT: Tensor,
-        found_N: Tensor,
-        position_ids_1N: Tensor,
-    ) -> Tensor:
-        places = Packing(packing.num_heads, packing.head_length, head_of_B, places_BT, found_N, position_ids_1N)
-        return _logits(model, embeds_1ND, places, wanted_L)
+    def run(embeds_1ND: Tensor, wanted_L: Tensor, *places: Tensor) -> Tensor:
+        return _logits(model, embeds_1ND, Packing(head_length, *places), wanted_L)
 
-    shape = packing.num_heads, packing.head_length
-    places = packing.head_of_B, packing.places_BT, packing.found_N, packing.position_ids_1N
-    return graphs(shape, run, embeds_1ND, wanted_L, *places)[: len(wanted)]
+    _, *places = (getattr(packing, field.name) for field in fields(packing))
+    return graphs(head_length, run, embeds_1ND, wanted_L, *places)[: len(wanted)]
 
 
 _PACKS: "WeakKeyDictionary[LanguageModel, bool]" = WeakKeyDictionary()
@@ -202,7 +237,7 @@ def _proves_to_pack(model: LanguageModel) -> bool:
     expected_LV = torch.stack([alone(head, first), alone(head, second)])
     effect = (alone(head, first, second) - expected_LV[1]).abs().max()
     embeds_1ND = model.embed(torch.tensor([[*head, *first, *second]], device=model.device))
-    packing = Packing.of(1, len(head), [0, 0], [len(first), len(second)], model.device)
+    packing = Packing.of(model, len(head), [0, 0], [len(first), len(second)])
     ends_L = torch.tensor([len(head + first) - 1, len(ids) - 1], device=model.device)
     with _looked_up(model):
         found_LV = _logits(model, embeds_1ND, packing, ends_L)

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from softprompt.cores import side_by_side
 from softprompt.graphs import Graphs
 from softprompt.keys_values import KeysAndValues
-from softprompt.memory import free_bytes
+from softprompt.memory import free_bytes, tensor_on
 from softprompt.meter import Meter
 from softprompt.models import LanguageModel
 from softprompt.prompt import TOKEN, Prompt
@@ -161,7 +161,7 @@ class Prefill:
             places += [(number, start + i, seed, slot) for i, (seed, slot) in enumerate(slots) if slot != TOKEN]
         if not places:
             return embeds_BTD
-        rows_M, places_M, seeds_M, slots_M = torch.tensor(places, device=self.model.device).unbind(1)
+        rows_M, places_M, seeds_M, slots_M = tensor_on(self.model.device, places).unbind(1)
         return embeds_BTD.index_put((rows_M, places_M), vectors_SPD[seeds_M, slots_M].to(embeds_BTD.dtype))
 
     def _cache(
@@ -179,7 +179,7 @@ class Prefill:
         self.meter.count(self.model, sum(map(len, alike)), 0, backward=embeds_ATD.requires_grad)
         with self.model.output_layer.left_out():
             _, cache = self.model.forward(inputs_embeds=embeds_ATD, mask_BT=mask_AT, cache=DynamicCache(), num_logits=1)
-        rows_B = torch.tensor(places, device=self.model.device)
+        rows_B = tensor_on(self.model.device, places)
         layers = [(_rows(layer.keys, rows_B), _rows(layer.values, rows_B)) for layer in cache.layers]
         return DynamicCache(layers), mask_AT[rows_B], None
 
@@ -292,7 +292,7 @@ class Prefill:
         """(B, T) integers, rows filled up with zeros on the left to the longest or to `length`."""
         rows = list(rows)
         length = length or max(map(len, rows))
-        return torch.tensor([[0] * (length - len(row)) + list(row) for row in rows], device=self.model.device)
+        return tensor_on(self.model.device, [[0] * (length - len(row)) + list(row) for row in rows])
 
 
 def passes(rows: Iterable[Row], device: torch.device) -> Iterator[list[Row]]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from softprompt.memory import tensor_on
 from softprompt.prefill import Batch, Prefill
 from softprompt.prompt import TOKEN, Prompt
 
@@ -36,7 +37,7 @@ def truncated_batch(prefill: Prefill, prompts: Sequence[Prompt], vectors_SPD: Te
     fronts = {prompt.seed: _front(prompt) for prompt in prompts}
     moving, _ = _read(prefill, list(fronts.values()), vectors_SPD)
     row_of = {seed: row for row, seed in enumerate(fronts)}
-    rows_B1 = torch.tensor([[row_of[prompt.seed]] for prompt in prompts], device=mask_BT.device)
+    rows_B1 = tensor_on(mask_BT.device, [[row_of[prompt.seed]] for prompt in prompts])
 
     place_BT = mask_BT.cumsum(1) - 1  # -1 at padding that comes first; what stands at any padding does not matter
     length = len(next(iter(fronts.values())))

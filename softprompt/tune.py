@@ -18,7 +18,7 @@ from softprompt.chat import answer_ids, terminator_id
 from softprompt.cores import side_by_side
 from softprompt.graphs import Size
 from softprompt.loss import Loss, shared_tokens
-from softprompt.memory import MicroBatches
+from softprompt.memory import MicroBatches, tensor_on
 from softprompt.models import LanguageModel
 from softprompt.output_layer import IGNORED
 from softprompt.packing import answer_outputs, packed_size, packing_rows
@@ -74,33 +74,34 @@ def tune(
     """
     model = prefill.model
     micro_batches = MicroBatches(model.devices, micro_batch, TUNING_BYTES_OF_A_CORE)
-    seeds = [torch.nn.Parameter(vectors_PD.clone()) for vectors_PD in placement.initial_vectors(protocol.seeds)]
-    optimizer = torch.optim.AdamW(seeds, lr=protocol.learning_rate * model.embedding_rms, weight_decay=0.0)
+    vectors_SPD = torch.nn.Parameter(placement.initial_vectors(protocol.seeds))
+    optimizer = torch.optim.AdamW([vectors_SPD], lr=protocol.learning_rate * model.embedding_rms, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, protocol))
     answers = learned_answers(model, benchmark, examples, targets, protocol)
     loss = Loss(protocol.unknown_share, shared_tokens(answers))
-    diverged: set[int] = set()
+    are_finite_S = torch.ones(len(protocol.seeds), dtype=torch.bool, device=model.device)
 
     def state(step: int, losses_S: Tensor) -> TunedPrompt:
-        vectors_SPD = torch.stack([vectors_PD.detach() for vectors_PD in seeds])
-        return TunedPrompt(
-            step, vectors_SPD, tuple(losses_S.tolist()), tuple(protocol.seeds[i] for i in sorted(diverged))
-        )
+        of_seeds = zip(protocol.seeds, are_finite_S.tolist(), strict=True)
+        diverged = tuple(seed for seed, is_finite in of_seeds if not is_finite)
+        return TunedPrompt(step, vectors_SPD.detach().clone(), tuple(losses_S.tolist()), diverged)
 
     steps = rows_of_steps(placement, examples, answers, protocol)
     prefill.graphs.expect((len(own), pass_size(own)) for own in map(_own, steps) if own)
     for step, rows in enumerate(steps):
         later = itertools.chain.from_iterable(map(_own, steps[step + 1 :]))
         prefill.read_ahead([prompt for prompt, _ in _own(rows)], (prompt for prompt, _ in later))
-        losses_S = _backward(prefill, rows, seeds, micro_batches, loss)
-        norms_S = torch.stack([torch.nn.utils.clip_grad_norm_(seed, MAX_NORM) for seed in seeds])
-        diverged.update((~(losses_S + norms_S).isfinite()).nonzero().flatten().tolist())
+        losses_S, gradient_SPD = _gradient(prefill, rows, vectors_SPD, micro_batches, loss)
+        norms_S = gradient_SPD.flatten(1).norm(dim=1)
+        are_finite_S &= (losses_S + norms_S).isfinite()
         if step in protocol.measured_steps:
             yield state(step, losses_S)
-        for number in diverged:
-            seeds[number].grad = None  # AdamW leaves such parameters alone
+        # Nothing here looks at a value, for which a host would have to wait until the GPU has come to it.
+        vectors_SPD.grad = gradient_SPD * (MAX_NORM / norms_S).clamp(max=1)[:, None, None]
+        last_SPD = vectors_SPD.detach().clone()
         optimizer.step()
         scheduler.step()
+        vectors_SPD.data.copy_(vectors_SPD.where(are_finite_S[:, None, None], last_SPD))
         on_step(step + 1)
     yield state(protocol.num_steps, losses_S)
 
@@ -162,38 +163,37 @@ def batches(examples: Sequence[Example], protocol: Protocol) -> Iterator[list[li
         num_left -= min(num_left, len(epoch))
 
 
-def _backward(
+def _gradient(
     prefill: Prefill,
     rows: Sequence[TrainingRow],
-    seeds: Sequence[torch.nn.Parameter],
+    vectors_SPD: Tensor,
     micro_batches: MicroBatches,
     loss: Loss,
-) -> Tensor:
-    """Set each seed's gradients to those of its mean loss; returns the (S,) mean cross-entropies.
+) -> tuple[Tensor, Tensor]:
+    """(S,) mean cross-entropies, and the (S, P, D) gradient of each seed's mean loss.
 
     Every seed's loss is divided by the tokens of its whole batch, so that neither micro-batches nor the number of
     processes change anything, and no seed's gradient depends on another's.
     """
     device = prefill.model.device
-    num_tokens = [sum(len(answer) for prompt, answer in rows if prompt.seed == seed) for seed in range(len(seeds))]
-    num_tokens_S = torch.tensor(num_tokens, device=device)
-    losses_S = torch.zeros(len(seeds), device=device)
-    for vectors_PD in seeds:
-        vectors_PD.grad = torch.zeros_like(vectors_PD)
+    num_tokens = [0] * len(vectors_SPD)
+    for prompt, answer in rows:
+        num_tokens[prompt.seed] += len(answer)
+    num_tokens_S = tensor_on(device, num_tokens)
+    losses_S, gradient_SPD = torch.zeros(len(vectors_SPD), device=device), torch.zeros_like(vectors_SPD)
 
-    def work(chunk: Sequence[TrainingRow]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        vectors_SPD = torch.stack(list(seeds))
-        seeds_B = torch.tensor([prompt.seed for prompt, _ in chunk], device=device)
+    def work(chunk: Sequence[TrainingRow]) -> tuple[Tensor, Tensor]:
+        seeds_B = tensor_on(device, [prompt.seed for prompt, _ in chunk])
         losses_BA = answer_losses(prefill, chunk, vectors_SPD, packed=are_packed)
         part_S = torch.zeros_like(losses_S).index_add(0, seeds_B, losses_BA.detach().sum(1)) / num_tokens_S
         learned_BA = loss(losses_BA, [answer for _, answer in chunk])
         learned = (learned_BA.sum(1) / num_tokens_S[seeds_B]).sum()
-        return part_S, torch.autograd.grad(learned, list(seeds))
+        return part_S, torch.autograd.grad(learned, vectors_SPD)[0]
 
     def num_bytes(row: TrainingRow) -> float:
         return prefill.model.pass_bytes(len(row[0]) + len(row[1]), len(row[1]), backward=True)
 
-    def on_cores(chunk: Sequence[TrainingRow]) -> list[tuple[Tensor, tuple[Tensor, ...]]]:
+    def on_cores(chunk: Sequence[TrainingRow]) -> list[tuple[Tensor, Tensor]]:
         num_positions = [len(prompt) - prompt.num_head + len(answer) for prompt, answer in chunk]
         return side_by_side(
             device, chunk, [4 * prefill.model.num_layer_parameters * num for num in num_positions], work
@@ -204,13 +204,11 @@ def _backward(
         if are_packed:  # there padding costs little, and a seed's head is read in every part that has rows of it
             own = sorted(own, key=lambda row: row[0].seed)
         for parts in micro_batches.run(own, num_bytes, on_cores):
-            for part_S, gradients in parts:
+            for part_S, part_SPD in parts:
                 losses_S += part_S
-                for vectors_PD, gradient_PD in zip(seeds, gradients, strict=True):
-                    assert vectors_PD.grad is not None
-                    vectors_PD.grad += gradient_PD
-    processes.add_up([losses_S, *(vectors_PD.grad for vectors_PD in seeds if vectors_PD.grad is not None)])
-    return losses_S
+                gradient_SPD += part_SPD
+    processes.add_up([losses_S, gradient_SPD])
+    return losses_S, gradient_SPD
 
 
 def _own(rows: Sequence[TrainingRow]) -> Sequence[TrainingRow]:
@@ -242,9 +240,9 @@ def answer_losses(
     length, head_length = max(map(len, answers)), 0
     if not prompts[0].head.has_vectors:
         length, head_length, _ = graphs.room(len(rows), pass_size(rows))
-    answers_BA = torch.tensor([a + [IGNORED] * (length - len(a)) for a in answers], device=model.device)
+    answers_BA = tensor_on(model.device, [a + [IGNORED] * (length - len(a)) for a in answers])
     if packed:
-        answers_L = torch.tensor([token for answer in answers for token in answer], device=model.device)
+        answers_L = tensor_on(model.device, [token for answer in answers for token in answer])
         with output_layer.left_out():
             outputs_LX = answer_outputs(prefill, prompts, answers, vectors_SPD)
         losses_L = output_layer.cross_entropies(outputs_LX, answers_L)

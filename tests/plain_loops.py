@@ -126,11 +126,11 @@ def gradients(
     prefill: Prefill | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(S, P, D) gradients and (S,) losses, as the tuning computes them."""
-    seeds = [torch.nn.Parameter(vectors_PD) for vectors_PD in placement.initial_vectors(protocol.seeds)]
+    vectors_SPD = placement.initial_vectors(protocol.seeds).requires_grad_()
     micro_batches = MicroBatches(model.devices, micro_batch)
     loss = Loss(protocol.unknown_share, shared)
-    losses_S = tune._backward(prefill or Prefill(model), rows, seeds, micro_batches, loss)
-    return torch.stack([vectors_PD.grad for vectors_PD in seeds if vectors_PD.grad is not None]), losses_S
+    losses_S, gradient_SPD = tune._gradient(prefill or Prefill(model), rows, vectors_SPD, micro_batches, loss)
+    return gradient_SPD, losses_S
 
 
 def plain_gradients(
