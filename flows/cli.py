@@ -69,13 +69,22 @@ def plan(study: StudyFile, as_json: AsJson = False) -> None:
 def watch(
     study: StudyFile,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be evaluated.")] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Path or URL: evaluate this one alone, what failed on it before included.")
+    ] = None,
 ) -> None:
     """Evaluate what is new in a study's bucket, newest first, and rank; then stop. A deployment schedules it."""
+    if dry_run and checkpoint:
+        raise typer.BadParameter("it says what would be evaluated of a whole bucket; leave --checkpoint out.")
     Study.read(study)  # or a mistake in it would be found only when Prefect has started
     quiet_prefect()
+    from flows.evaluate_checkpoint import evaluate_checkpoint
     from flows.watch_checkpoints import watch_checkpoints
 
-    state = watch_checkpoints(study, dry_run=dry_run, return_state=True)
+    if checkpoint:
+        state = evaluate_checkpoint(study, checkpoint, return_state=True)
+    else:
+        state = watch_checkpoints(study, dry_run=dry_run, return_state=True)
     sys.exit(not state.is_completed())  # what went wrong stands in the log, in one sentence
 
 

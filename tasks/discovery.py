@@ -41,10 +41,11 @@ class Failure:
     """By benchmark."""
 
     def __str__(self) -> str:
-        again = f"prefect deployment run evaluate-checkpoint/by-hand -p checkpoint={shlex.quote(self.checkpoint.uri)}"
+        uri = shlex.quote(self.checkpoint.uri)
         return (
             f"{self.checkpoint.name}, {self.checkpoint.uri}, failed before on {by_error(self.errors)}. It is tried "
-            f"again once its files change, and at once by `{again}`."
+            f"again once its files change, and at once by `softprompt watch STUDY --checkpoint {uri}`, or as a "
+            f"deployment by `prefect deployment run evaluate-checkpoint/by-hand -p checkpoint={uri}`."
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -127,7 +127,8 @@ def test_a_failed_checkpoint_is_named_by_each_look_until_it_is_repaired_which_th
         assert (found.pending, len(found.failed)) == ([], 2)
         assert found.warnings()[1] == (
             f"A at step 1, {folder}, failed before on capitals, sums: Its weights are NaN. It is tried again once its "
-            f"files change, and at once by `prefect deployment run evaluate-checkpoint/by-hand -p checkpoint={folder}`."
+            f"files change, and at once by `softprompt watch STUDY --checkpoint {folder}`, or as a deployment by "
+            f"`prefect deployment run evaluate-checkpoint/by-hand -p checkpoint={folder}`."
         )
     os.utime(folder / "config.json", (1, 1))
     found = discovery.look(study)

@@ -20,8 +20,10 @@ from prefect.testing.utilities import prefect_test_harness
 from s3 import S3Bucket
 from safetensors.numpy import load_file, save_file
 from studies import make_study
+from typer.testing import CliRunner
 
 from flows.backfill_checkpoints import backfill_checkpoints
+from flows.cli import app
 from flows.evaluate_checkpoint import evaluate_checkpoint
 from flows.rank_variants import rank_variants
 from flows.watch_checkpoints import watch_checkpoints
@@ -146,7 +148,11 @@ def test_a_checkpoint_that_cannot_be_evaluated_is_noted_until_it_is_repaired_and
     assert computed == []
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith("B at step 100")
-    assert "again once its files change, and at once by `prefect deployment run evaluate-checkpoint/by-hand" in warning
+    assert f"at once by `softprompt watch STUDY --checkpoint {weights.parent}`" in warning
+    again = CliRunner().invoke(app, ["watch", str(study), "--checkpoint", str(weights.parent)])
+    assert again.exit_code == 1  # nothing was repaired
+    assert sorted(computed) == ["B capitals", "B sums"]
+    computed.clear()
 
     shutil.copyfile(tiny_checkpoint / "model.safetensors", weights)
     caplog.clear()
