@@ -4,13 +4,14 @@ Figures are inline SVG and the page loads nothing, so that it can be mailed, arc
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from softprompt import controls, figures
 from softprompt.arm import Arm, own_settings, side_by_side
@@ -54,6 +55,7 @@ def write_report(arms: Sequence[Arm], file: str | Path, *, title: str, truth: Tr
         lstrip_blocks=True,
     )
     environment.filters["number"] = lambda value, digits=2: f"{value:,.{digits}f}".replace("-", "−")
+    environment.filters["with_code"] = lambda text: Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
     looks = figures.looks_of({v for arm in arms for r in (arm.ranking, *arm.past) for v in (*r.scores, *r.incomplete)})
     pages = []
     with figures.in_style():

@@ -126,6 +126,13 @@ def test_the_page_says_all_that_the_ranking_says(tmp_path: Path) -> None:
     assert "not distinguishable yet" in page.text
 
 
+def test_commands_in_sentences_are_set_as_code(tmp_path: Path) -> None:
+    arm = Arm.of("nightly", study({"dense": 0.9, "moe": 0.5}), BENCHMARKS)
+    arm = replace(arm, ranking=replace(arm.ranking, notes=("C <came late>; see `--step <N>`",)))
+    text = write_report([arm], tmp_path / "report.html", title="Nightly").read_text()
+    assert "C &lt;came late&gt;; see <code>--step &lt;N&gt;</code>" in text
+
+
 def test_the_page_loads_nothing_and_its_figures_do_not_share_ids(tmp_path: Path) -> None:
     page = write(tmp_path, study({"dense": 0.9, "moe": 0.5}))
     assert page.tags["svg"] == 5
