@@ -7,59 +7,21 @@ One core, all cores sharing every operation, and all cores side by side take the
 `softprompt/cores.py`. An epoch on questions that are new, then one on those that `cue` has kept.
 """
 
-import argparse
 import statistics
-import time
-from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from tuning import tuning_flops
-from workload import SYNTHETIC, Workload
+from turns import TUNINGS, in_turns, read_arguments
+from workload import Workload
 
-from softprompt import Protocol, cores
+from softprompt import cores
 from softprompt.meter import matrix_rate
-from softprompt.prefill import Prefill
-from softprompt.prompt import Placement
-from softprompt.tune import tune
-
-TUNINGS = (("prefix", 1), ("prefix", 3), ("cue", 3))
-"""Placement and number of seeds."""
 
 
-def steps(
-    work: Workload, placement: str, num_seeds: int, num_epochs: int = 2, prefill: Prefill | None = None
-) -> Iterator[object]:
-    """The first value comes before the first step, with the preparations."""
-    model, benchmark = work.language_model, work.by_letter
-    examples = work.train(benchmark)
-    num_steps = num_epochs * work.num_steps
-    protocol = Protocol(
-        placements=(placement,),
-        num_steps=num_steps,
-        batch_size=work.batch_size,
-        num_train=len(examples),
-        seeds=tuple(range(num_seeds)),
-        curve_steps=tuple(range(num_steps)),
-    )
-    where = Placement(placement, model, benchmark, protocol)
-    targets = [example.answer for example in examples]
-    return tune(prefill or Prefill(model), benchmark, where, examples, targets, protocol)
-
-
-def read_arguments(doc: str | None, only: Sequence[str] = ()) -> argparse.Namespace:
-    """Of a script that times tuning steps.
-
-    Args:
-        only: what `--only` may choose from.
-    """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of a checkpoint, or a shape: world, 135m, ...")
-    parser.add_argument("--benchmark", default="arc_easy", help=f"or {SYNTHETIC}")
-    parser.add_argument("--mirror", help="folder laid out like the hub")
-    parser.add_argument("--threads", type=int, default=2)
-    if only:
-        parser.add_argument("--only", nargs="+", choices=only, default=only)
-    return parser.parse_args()
+def switch_to(num_threads: int, least_flops: float) -> None:
+    torch.set_num_threads(num_threads)
+    cores.LEAST_FLOPS = least_flops
 
 
 def main() -> None:
@@ -73,19 +35,10 @@ def main() -> None:
     print("| tuning | questions | " + " | ".join(ways) + " | shared out / side by side |")
     print("| --- " * (len(ways) + 3) + "|")
     for placement, num_seeds in TUNINGS:
-        running = {way: steps(work, placement, num_seeds) for way in ways}
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(2 * work.num_steps + 1):
-            for way, (num_threads, limit) in ways.items():
-                torch.set_num_threads(num_threads)
-                cores.LEAST_FLOPS = limit
-                start = time.perf_counter()
-                next(running[way])
-                seconds[way].append(time.perf_counter() - start)
+        found = in_turns(work, placement, num_seeds, {way: partial(switch_to, *how) for way, how in ways.items()})
         for epoch, questions in enumerate(("new", "seen")):
-            # A step's seconds come with the value after it; the very first value brings the preparations instead.
-            taken = {way: its[1 + epoch * work.num_steps :][: work.num_steps - 1] for way, its in seconds.items()}
-            medians = {way: statistics.median(its) for way, its in taken.items()}
+            taken = {way: its[epoch * work.num_steps :][: work.num_steps] for way, its in found.wall.items()}
+            medians = {way: statistics.median(taken[way]) for way in ways}
             cells = [f"{seconds_a_step:.3f}" for seconds_a_step in medians.values()]
             ratio = medians["shared out"] / medians["side by side"]
             print(f"| {placement}, seeds: {num_seeds} | {questions} | {' | '.join(cells)} | {ratio:.2f}x |", flush=True)

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from cores import TUNINGS
 from measured import Stopwatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from tuning import run_tuning, tuning_flops
+from turns import TUNINGS
 from workload import SHAPES, SYNTHETIC, Workload
 
 from softprompt import Protocol

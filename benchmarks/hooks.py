@@ -10,12 +10,12 @@ ways take the same steps in turns in one process.
 
 import copy
 import statistics
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
-from cores import TUNINGS, read_arguments, steps
+from turns import TUNINGS, in_turns, ratio, read_arguments
 from workload import Workload
 
 from softprompt.output_layer import OutputLayer
@@ -48,20 +48,16 @@ def main() -> None:
     model = work.language_model
     print("| hook | tuning | without, s | with, s | without / with |\n| --- | --- | --- | --- | --- |")
     for hook in arguments.only:
-        ways: dict[str, Any] = {"without": WITHOUT[hook](getattr(model, hook)), "with": getattr(model, hook)}
+        own = getattr(model, hook)
+        ways = {
+            "without": partial(vars(model).__setitem__, hook, WITHOUT[hook](own)),
+            "with": partial(vars(model).__setitem__, hook, own),
+        }
         for placement, num_seeds in TUNINGS:
-            running = {way: steps(work, placement, num_seeds) for way in ways}
-            seconds: dict[str, list[float]] = {way: [] for way in ways}
-            for i in range(2 * work.num_steps + 1):
-                for way in sorted(ways, reverse=bool(i % 2)):
-                    vars(model)[hook] = ways[way]
-                    start = time.process_time()
-                    next(running[way])
-                    seconds[way].append(time.process_time() - start)
-            without, with_it = seconds["without"][1:], seconds["with"][1:]  # the first brings the preparations
-            ratio = statistics.median(a / b for a, b in zip(without, with_it, strict=True))
-            cells = f"{statistics.median(without):.3f} | {statistics.median(with_it):.3f} | {ratio:.2f}x"
-            print(f"| {hook} | {placement}, seeds: {num_seeds} | {cells} |", flush=True)
+            seconds = in_turns(work, placement, num_seeds, ways).cpu
+            cells = [f"{statistics.median(seconds[way]):.3f}" for way in ways]
+            cells.append(f"{ratio(seconds, 'without', 'with'):.2f}x")
+            print(f"| {hook} | {placement}, seeds: {num_seeds} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
