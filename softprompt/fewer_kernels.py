@@ -1,8 +1,8 @@
 """Norms and rotations in few kernels, for passes on a GPU that are recorded.
 
 Networks spell out both in half a dozen operations, each of which reads and writes all positions, in float32 too, and
-many more on the way back. Once nothing is launched one by one any more, those took a third of a tuning step at a 7B
-shape (`docs/decisions/016-cuda-graphs.md`). Results differ from the network's own by rounding.
+many more on the way back: by their bytes, once nothing is launched one by one any more, an eighth of a tuning step at a
+7B shape (`docs/decisions/016-cuda-graphs.md`). Results differ from the network's own by rounding.
 
 Shapes: B rows, H attention heads, T positions, K a head's width.
 """
