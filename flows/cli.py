@@ -75,7 +75,7 @@ def watch(
 ) -> None:
     """Evaluate what is new in a study's bucket, newest first, and rank; then stop. A deployment schedules it."""
     if dry_run and checkpoint:
-        raise typer.BadParameter("it says what would be evaluated of a whole bucket; leave --checkpoint out.")
+        raise typer.BadParameter("--dry-run looks at a whole bucket; leave out either it or --checkpoint.")
     Study.read(study)  # or a mistake in it would be found only when Prefect has started
     quiet_prefect()
     from flows.evaluate_checkpoint import evaluate_checkpoint
