@@ -37,7 +37,8 @@ def main() -> None:
     for placement, num_seeds in TUNINGS:
         found = in_turns(work, placement, num_seeds, {way: partial(switch_to, *how) for way, how in ways.items()})
         for epoch, questions in enumerate(("new", "seen")):
-            taken = {way: its[epoch * work.num_steps :][: work.num_steps] for way, its in found.wall.items()}
+            num = work.num_steps
+            taken = {way: its[num - 1 :] if epoch else its[: num - 1] for way, its in found.wall.items()}
             medians = {way: statistics.median(taken[way]) for way in ways}
             cells = [f"{seconds_a_step:.3f}" for seconds_a_step in medians.values()]
             ratio = medians["shared out"] / medians["side by side"]

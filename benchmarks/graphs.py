@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from measured import Stopwatch
 from torch.utils._python_dispatch import TorchDispatchMode
-from tuning import run_tuning, tuning_flops
+from tuning import exhaust, tuning, tuning_flops
 from turns import TUNINGS
 from workload import SHAPES, SYNTHETIC, Workload
 
@@ -33,17 +33,20 @@ from softprompt.tune import answer_losses, learned_answers, pass_size, rows_of_s
 
 NUM_STEPS = 80
 NUM_LAUNCHED = 10
+LAYERS = "a few layers"
 
 
 def timed(prefill: Prefill, work: Workload, placement: str, num_seeds: int, num_steps: int) -> list[tuple[float, bool]]:
     """Of each step the seconds, and whether it recorded anything."""
-    watch, num_recorded = Stopwatch(prefill.model.device), [0]
+    watch, num_recorded = Stopwatch(prefill.model.device), [prefill.graphs.num_recorded]
 
     def on_step() -> None:
         watch.lap()
         num_recorded.append(prefill.graphs.num_recorded)
 
-    run_tuning(work, prefill, placement, range(num_seeds), num_steps, on_step)
+    running = tuning(work, prefill, placement, range(num_seeds), num_steps, on_step=on_step)
+    watch.start_lap()
+    exhaust(running)
     return [
         (seconds, after > before) for seconds, (before, after) in zip(watch.laps, pairwise(num_recorded), strict=True)
     ]
@@ -57,14 +60,14 @@ class Operations(TorchDispatchMode):
         self.num = 0
 
     def __torch_dispatch__(self, operation: Any, _types: Any, arguments: Any = (), named: Any = None) -> Any:
-        self.num += not operation.is_view
+        self.num += not operation.is_view and operation.overloadpacket.__name__ not in ("empty", "scalar_tensor")
         return operation(*arguments, **(named or {}))
 
 
-def num_operations(num_layers: int, num_seeds: int, *, is_recorded: bool) -> int:
-    """Of a pass of `prefix`, forth and back, through a Llama."""
-    SHAPES["layers"] = {**SHAPES["world"], "num_hidden_layers": num_layers}
-    work = Workload(model="layers", benchmark=SYNTHETIC, num_threads=1, num_steps=1)
+def num_operations(num_layers: int, num_seeds: int, dtype: str, *, is_recorded: bool) -> int:
+    """Of a pass of `prefix`, forth and back, through a small Llama on a CPU."""
+    SHAPES[LAYERS] = {**SHAPES["world"], "num_hidden_layers": num_layers}
+    work = Workload(model=LAYERS, benchmark=SYNTHETIC, dtype=dtype, num_steps=1)
     protocol = Protocol(placements=("prefix",), num_steps=1, seeds=tuple(range(num_seeds)))
     model, benchmark, examples = work.language_model, work.by_letter, work.train(work.by_letter) * num_seeds
     placement = Placement("prefix", model, benchmark, protocol)
@@ -78,17 +81,19 @@ def num_operations(num_layers: int, num_seeds: int, *, is_recorded: bool) -> int
     return operations.num
 
 
-def print_operations(num_seeds: int = 3) -> None:
+def print_operations(dtype: str, num_seeds: int = 3) -> None:
     def of_layer(*, is_recorded: bool) -> int:
-        three, two = (num_operations(num, num_seeds, is_recorded=is_recorded) for num in (3, 2))
+        three, two = (num_operations(num, num_seeds, dtype, is_recorded=is_recorded) for num in (3, 2))
         return three - two
 
-    states, weight = torch.ones(2, 8, requires_grad=True), torch.ones(8)
-    with Operations() as of_norm:  # here PyTorch spells it out; on a GPU it is one there and one back
-        torch.autograd.grad(F.rms_norm(states, weight.shape, weight, 1e-5).sum(), states)
-    launched, recorded = of_layer(is_recorded=False), of_layer(is_recorded=True)
-    print("| tuning | operations of a layer, launched | recorded |\n| --- | --- | --- |")
-    print(f"| prefix, seeds: {num_seeds} | {launched} | {recorded - 2 * (of_norm.num - 2)} |", flush=True)
+    states = torch.ones(2, 8, dtype=getattr(torch, dtype), requires_grad=True)
+    weight = torch.ones(8, dtype=states.dtype)
+    with Operations() as of_norm:  # on a CPU PyTorch spells it out; on a GPU it is one there and one back
+        norm = F.rms_norm(states, weight.shape, weight, 1e-5)
+        torch.autograd.grad(norm, states, torch.ones_like(norm))
+    launched, recorded = of_layer(is_recorded=False), of_layer(is_recorded=True) - 2 * (of_norm.num - 1 - 2)
+    print(f"| tuning of a small Llama, {dtype}, counted on a CPU | operations of a layer, launched | recorded |")
+    print(f"| --- | --- | --- |\n| prefix, seeds: {num_seeds} | {launched} | {recorded} |", flush=True)
 
 
 def print_sizes(work: Workload) -> None:
@@ -123,7 +128,7 @@ def main() -> None:
         dtype=given.dtype,
         num_steps=NUM_STEPS,
     )
-    print_operations()
+    print_operations(given.dtype)
     print_sizes(work)
     if not has_gpu:
         print("Found no GPU, which the times need; on a CPU tuning records nothing.")

@@ -1,7 +1,7 @@
 """Tuning: PEFT's PromptTuning under the HF Trainer, as a user would put them together, and ours."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from softprompt.packing import packing_rows
 from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompts
 from softprompt.protocol import Protocol
-from softprompt.tune import answer_losses, tune
+from softprompt.tune import TunedPrompt, answer_losses, tune
 
 NUM_VECTORS = 10
 
@@ -28,8 +28,9 @@ def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,
     model, benchmark, prefill = work.language_model, work.by_letter, Prefill(work.language_model)
     examples, watch = work.train(benchmark), Stopwatch(model.device)
     for num_steps in (1, work.num_steps * num_epochs):  # one to warm up; its memory counts, its lap does not
+        steps = tuning(work, prefill, placement, seeds, num_steps, on_step=watch.lap)
         watch.start_lap()
-        run_tuning(work, prefill, placement, seeds, num_steps, watch.lap)
+        exhaust(steps)
     peak_bytes = watch.peak_bytes
     rows = [
         (Prompt([0] * NUM_VECTORS + ids, [*range(NUM_VECTORS), *[TOKEN] * len(ids)], num_head=NUM_VECTORS), learned)
@@ -51,14 +52,17 @@ def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,
     )
 
 
-def run_tuning(
+def tuning(
     work: Workload,
     prefill: Prefill,
     placement: str,
     seeds: Sequence[int],
     num_steps: int,
-    on_step: Callable[[], None],
-) -> None:
+    *,
+    curve_steps: Sequence[int] = (),
+    on_step: Callable[[], None] = lambda: None,
+) -> Iterator[TunedPrompt]:
+    """Ready to begin: rows are read, and texts are turned into tokens when the first value is asked for."""
     model, benchmark, examples = work.language_model, work.by_letter, work.train(work.by_letter)
     protocol = Protocol(
         placements=(placement,),
@@ -67,10 +71,14 @@ def run_tuning(
         batch_size=work.batch_size,
         num_train=len(examples),
         seeds=tuple(seeds),
-        curve_steps=(),
+        curve_steps=tuple(curve_steps),
     )
     where, targets = Placement(placement, model, benchmark, protocol), [example.answer for example in examples]
-    for _ in tune(prefill, benchmark, where, examples, targets, protocol, on_step=lambda _: on_step()):
+    return tune(prefill, benchmark, where, examples, targets, protocol, on_step=lambda _: on_step())
+
+
+def exhaust(steps: Iterable[object]) -> None:
+    for _ in steps:
         pass
 
 

@@ -4,15 +4,14 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from tuning import tuning
 from workload import SYNTHETIC, Workload
 
-from softprompt import Protocol
 from softprompt.prefill import Prefill
-from softprompt.prompt import Placement
-from softprompt.tune import tune
 
 TUNINGS = (("prefix", 1), ("prefix", 3), ("cue", 3))
 """Placement and number of seeds."""
@@ -20,7 +19,7 @@ TUNINGS = (("prefix", 1), ("prefix", 3), ("cue", 3))
 
 @dataclass
 class Turns:
-    """Of each step in each way, preparations before the first not counted."""
+    """Seconds of each step but the first, which brings the preparations, by way."""
 
     wall: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     cpu: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -38,33 +37,19 @@ def in_turns(work: Workload, placement: str, num_seeds: int, ways: Mapping[str, 
     Args:
         ways: by name, what switches to it.
     """
-    running = {way: _steps(work, placement, num_seeds) for way in ways}
+    num_steps = 2 * work.num_steps
+    whole = partial(tuning, work, placement=placement, seeds=range(num_seeds), num_steps=num_steps)
+    running = {way: whole(prefill=Prefill(work.language_model), curve_steps=range(num_steps)) for way in ways}
     found = Turns()
-    for number in range(2 * work.num_steps + 1):
+    for number in range(num_steps):  # a value comes with each step's gradient, the first with the preparations as well
         for way in sorted(ways, reverse=bool(number % 2)):
             ways[way]()
             began, began_cpu = time.perf_counter(), time.process_time()
             next(running[way])
-            if number:  # a step's seconds come with the value after it
+            if number:
                 found.wall[way].append(time.perf_counter() - began)
                 found.cpu[way].append(time.process_time() - began_cpu)
     return found
-
-
-def _steps(work: Workload, placement: str, num_seeds: int) -> Iterator[object]:
-    """The first value comes before the first step, with the preparations."""
-    model, benchmark = work.language_model, work.by_letter
-    examples, num_steps = work.train(benchmark), 2 * work.num_steps
-    protocol = Protocol(
-        placements=(placement,),
-        num_steps=num_steps,
-        batch_size=work.batch_size,
-        num_train=len(examples),
-        seeds=tuple(range(num_seeds)),
-        curve_steps=tuple(range(num_steps)),
-    )
-    where, targets = Placement(placement, model, benchmark, protocol), [example.answer for example in examples]
-    return tune(Prefill(model), benchmark, where, examples, targets, protocol)
 
 
 def read_arguments(doc: str | None, only: Sequence[str] = ()) -> argparse.Namespace:

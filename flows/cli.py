@@ -70,10 +70,12 @@ def watch(
     study: StudyFile,
     dry_run: Annotated[bool, typer.Option(help="Only say what would be evaluated.")] = False,
     checkpoint: Annotated[
-        str | None, typer.Option(help="Path or URL: evaluate this one alone, what failed on it before included.")
+        str | None, typer.Option(help="Path or URL: evaluate this one alone, and what failed on it before again.")
     ] = None,
 ) -> None:
     """Evaluate what is new in a study's bucket, newest first, and rank; then stop. A deployment schedules it."""
+    if checkpoint == "":
+        raise typer.BadParameter("--checkpoint is empty; name one, or leave it out to look at the whole bucket.")
     if dry_run and checkpoint:
         raise typer.BadParameter("--dry-run looks at a whole bucket; leave out either it or --checkpoint.")
     Study.read(study)  # or a mistake in it would be found only when Prefect has started

@@ -87,8 +87,7 @@ class MicroBatches:
 def tensor_on(device: torch.device, values: Sequence[Any]) -> Tensor:
     """Of numbers that a host has. A GPU that has been given work gets them when that is done, and the host need not
     wait for it."""
-    tensor = torch.tensor(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return torch.tensor(values, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 
 def does_not_fit(what: str, problem: str) -> OutOfMemory:

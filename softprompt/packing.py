@@ -37,15 +37,16 @@ class Packing:
     copy of its head, at M = B x (F + T) places. All of it as tensors, so that passes that differ in it can be one
     recorded pass."""
 
+    num_heads: int
     head_length: int
+    head_of_B: Tensor
     places_M: Tensor
     """Positions in the long row; behind a shorter row its first, so that no seed meets what another has spoilt."""
     found_N: Tensor
-    """Of each position in the long row, one of its places among the M."""
+    """Of each position in the long row, one of its places among the M; of those at the end that nobody attends to,
+    any, whose gradient they get, and which nobody gets of them."""
     are_unseen_M: Tensor
     """Whether a place is none of those: another copy of a head, or behind a shorter row."""
-    are_of_AB: Tensor
-    """Whether a row has the head."""
     position_ids_1N: Tensor
 
     @classmethod
@@ -81,11 +82,12 @@ class Packing:
             are_unseen[place] = False
         device = model.device
         return cls(
+            num_heads=num_heads,
             head_length=head_length,
+            head_of_B=tensor_on(device, head_of),
             places_M=tensor_on(device, [place for own in places for place in own + own[:1] * (width - len(own))]),
             found_N=tensor_on(device, found + [0] * num_more),
             are_unseen_M=tensor_on(device, are_unseen),
-            are_of_AB=tensor_on(device, [[own == head for own in head_of] for head in range(num_heads)]),
             position_ids_1N=tensor_on(device, [positions + [0] * num_more]),
         )
 
@@ -93,7 +95,7 @@ class Packing:
         """(B, H, F + T, K): each row behind a copy of its head."""
         values_NHK = values_1HNK.transpose(1, 2).flatten(0, 1)  # as positions usually lie in memory, too
         values_MHK: Tensor = _Apart.apply(values_NHK, self)
-        return values_MHK.unflatten(0, (self.are_of_AB.shape[1], -1)).transpose(1, 2)
+        return values_MHK.unflatten(0, (len(self.head_of_B), -1)).transpose(1, 2)
 
     def together(self, values_BXHK: Tensor) -> Tensor:
         """(1, N, H, K) of X = F + T positions a row."""
@@ -117,11 +119,12 @@ class _Apart(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient_MHK,), packing = gradients, ctx.packing
         gradient_NHK = gradient_MHK.index_select(0, packing.found_N.to(gradient_MHK.device))
-        num_heads, num_rows = packing.are_of_AB.shape
-        copies_BFHK = gradient_MHK.unflatten(0, (num_rows, -1))[:, : packing.head_length]
-        are_of_AB111 = packing.are_of_AB.to(gradient_MHK.device)[:, :, None, None, None]
-        heads_AFHK = copies_BFHK.where(are_of_AB111, 0).sum(1)
-        gradient_NHK[: num_heads * packing.head_length] = heads_AFHK.flatten(0, 1)
+        head_of_B = packing.head_of_B.to(gradient_MHK.device)
+        copies_BFHK = gradient_MHK.unflatten(0, (len(head_of_B), -1))[:, : packing.head_length]
+        copies_BFHK = copies_BFHK.to(torch.promote_types(copies_BFHK.dtype, torch.float32))
+        heads_AFHK = copies_BFHK.new_zeros(packing.num_heads, *copies_BFHK.shape[1:])
+        heads_AFHK.index_add_(0, head_of_B, copies_BFHK)
+        gradient_NHK[: packing.num_heads * packing.head_length] = heads_AFHK.flatten(0, 1)
         return gradient_NHK, None
 
 
@@ -206,10 +209,11 @@ def answer_outputs(
     wanted_L = tensor_on(model.device, wanted + [0] * (num_wanted - len(wanted)))
 
     def run(embeds_1ND: Tensor, wanted_L: Tensor, *places: Tensor) -> Tensor:
-        return _logits(model, embeds_1ND, Packing(head_length, *places), wanted_L)
+        return _logits(model, embeds_1ND, Packing(*shape, *places), wanted_L)
 
-    _, *places = (getattr(packing, field.name) for field in fields(packing))
-    return graphs(head_length, run, embeds_1ND, wanted_L, *places)[: len(wanted)]
+    num_heads, length, *places = (getattr(packing, field.name) for field in fields(packing))
+    shape = num_heads, length
+    return graphs(shape, run, embeds_1ND, wanted_L, *places)[: len(wanted)]
 
 
 _PACKS: "WeakKeyDictionary[LanguageModel, bool]" = WeakKeyDictionary()

@@ -238,15 +238,19 @@ def answer_losses(
     model, graphs, output_layer = prefill.model, prefill.graphs, prefill.model.output_layer
     prompts, answers = [prompt for prompt, _ in rows], [answer for _, answer in rows]
     length, head_length = max(map(len, answers)), 0
-    if not prompts[0].head.has_vectors:
-        length, head_length, _ = graphs.room(len(rows), pass_size(rows))
-    answers_BA = tensor_on(model.device, [a + [IGNORED] * (length - len(a)) for a in answers])
     if packed:
         answers_L = tensor_on(model.device, [token for answer in answers for token in answer])
+        # Places, since a mask's are counted when gradients flow back, for which a host would have to wait.
+        places_L = tensor_on(
+            model.device, [length * row + i for row, ids in enumerate(answers) for i in range(len(ids))]
+        )
         with output_layer.left_out():
             outputs_LX = answer_outputs(prefill, prompts, answers, vectors_SPD)
         losses_L = output_layer.cross_entropies(outputs_LX, answers_L)
-        return losses_L.new_zeros(answers_BA.shape).masked_scatter(answers_BA != IGNORED, losses_L)
+        return losses_L.new_zeros(len(rows) * length).index_copy(0, places_L, losses_L).view(len(rows), length)
+    if not prompts[0].head.has_vectors:
+        length, head_length, _ = graphs.room(len(rows), pass_size(rows))
+    answers_BA = tensor_on(model.device, [a + [IGNORED] * (length - len(a)) for a in answers])
     if prompts[0].cue_start:
         batch = truncated_batch(prefill, prompts, vectors_SPD, length - 1)
     else:

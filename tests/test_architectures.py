@@ -149,6 +149,18 @@ def test_rows_are_packed_wherever_a_network_looks_its_attention_up(model: Langua
     assert packs(model) == (is_named and not model.is_recurrent)
 
 
+BOTH = {"llama", "mistral", "qwen2", "qwen3", "olmo2", "olmo3", "phi3", "mixtral", "deepseek_v3", "jamba"}
+NORMS_ALONE = {"gpt_oss", "mamba", "mamba2"}
+ROTATIONS_ALONE = {"gemma", "gemma2", "gemma3_text", "gpt_neox", "falcon", "qwen3_next"}
+"""Whose norms multiply by 1 + weight, or take the mean away."""
+
+
+def test_norms_and_rotations_take_fewer_kernels_where_they_are_the_usual_ones(model: LanguageModel) -> None:
+    kind, kernels = model.network.config.model_type, FewerKernels(model.network)
+    assert bool(kernels.norms) == (kind in BOTH | NORMS_ALONE)
+    assert bool(kernels.rotations) == (kind in BOTH | ROTATIONS_ALONE)
+
+
 def test_output_layers_are_read_once_where_they_are_only_a_product(model: LanguageModel) -> None:
     """Gemma 2 caps its logits, GPT-J adds a bias."""
     assert model.output_layer.is_on == (model.network.config.model_type not in ("gemma2", "gptj"))

@@ -229,6 +229,19 @@ def test_a_plan_without_work_says_why(tmp_path: Path, tiny_checkpoint: Path) -> 
     assert f"Nothing lies in {tmp_path}/empty (yet); correct `bucket`" in plan_with('bucket = "empty"')
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--checkpoint", ""], "--checkpoint is empty"),  # an unset variable in a shell must not start a whole bucket
+        (["--checkpoint", "runs/A/step-1", "--dry-run"], "leave out either it or --checkpoint"),
+    ],
+)
+def test_a_watch_of_one_checkpoint_names_one_and_is_real(options: list[str], says: str) -> None:
+    found = CliRunner().invoke(app, ["watch", "study.toml", *options])
+    assert found.exit_code == 2
+    assert says in " ".join(found.output.replace("│", " ").split())
+
+
 def test_a_plan_promises_nothing_for_a_mirror_that_is_not_there(tmp_path: Path, tiny_checkpoint: Path) -> None:
     from studies import make_study
 

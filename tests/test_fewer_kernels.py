@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.cohere.modeling_cohere import CohereLayerNorm
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama import modeling_llama
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from softprompt.fewer_kernels import FewerKernels
+from softprompt.fewer_kernels import FewerKernels, is_rms_norm
 
 WIDTH = 32
 
@@ -86,6 +89,32 @@ def test_what_only_looks_like_such_a_norm_is_left_alone(
     with FewerKernels(network)():
         assert all("forward" not in vars(module) for module in network.modules())
         torch.testing.assert_close(gradient(network)[0], expected_BTD, rtol=1e-3, atol=1e-3)
+
+
+def gemma_norm(weight_D: Tensor) -> GemmaRMSNorm:
+    norm = GemmaRMSNorm(len(weight_D))
+    norm.weight.data = weight_D
+    return norm
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        torch.nn.LayerNorm(4096, bias=False),  # so wide that the mean of random states is next to nothing
+        CohereLayerNorm(4096),
+        gemma_norm(torch.full((64,), 100.0)),
+        gemma_norm(torch.eye(64)[5] * 5000),
+    ],
+)
+def test_norms_of_another_kind_are_left_alone(norm: torch.nn.Module) -> None:
+    assert not is_rms_norm(norm)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_is_known_by_what_it_computes(dtype: torch.dtype) -> None:
+    norm = LlamaRMSNorm(2048).to(dtype)
+    torch.nn.init.normal_(norm.weight)
+    assert is_rms_norm(norm)
 
 
 def test_another_rotation_is_left_alone(network: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,31 @@ def test_a_tuning_is_the_same_in_few_recorded_passes(
     assert prefill.graphs.num_recorded == 1
 
 
+@pytest.mark.parametrize("breaks_off", [False, True])
+def test_what_is_recorded_has_fewer_kernels_and_the_network_is_its_own_again(
+    prefill: Prefill,
+    toy_benchmark: Benchmark,
+    quick_protocol: Protocol,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    breaks_off: bool,
+) -> None:
+    norm, seen = prefill.model.network.model.norm, []
+
+    def record(function: Callable[..., Any], *_args: Any, **_options: Any) -> Callable[..., Any]:
+        seen.append("forward" in vars(norm))
+        if breaks_off:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return function
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    place = Placement("prefix", prefill.model, toy_benchmark, quick_protocol)
+    batch = training_rows(prefill.model, place, rows.train[::6], seeds=(0, 1))
+    gradients(prefill.model, place, batch, quick_protocol, prefill=prefill)
+    assert seen == [True]
+    assert "forward" not in vars(norm)
+
+
 def test_a_size_is_chosen_if_its_recording_takes_less_than_the_padding_that_it_saves() -> None:
     """A recording takes as long as three passes; a tenth more of 20 passes is two, of 40 four."""
 

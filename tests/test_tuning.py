@@ -1,6 +1,7 @@
 """Tuning against a plain loop, its batches, its rate and what it learns from."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from softprompt import tune
 from softprompt.benchmarks import Benchmark, Rows
+from softprompt.graphs import Size
 from softprompt.loss import occurrences
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
@@ -108,6 +110,51 @@ def test_a_tuned_answer_ends_with_the_terminator_unless_stopping_is_not_to_be_le
     run(protocol=replace(quick_protocol, learn_stop=False))
     assert " Oslo" in seen
     assert not any("</s>" in text for text in seen)
+
+
+@pytest.mark.parametrize("name", ["prefix", "both"])
+def test_a_packed_step_looks_at_no_value(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, name: str
+) -> None:
+    """For which a host would have to wait until its GPU has come to it; AdamW's count of steps lies with the host."""
+    protocol, looked = replace(quick_protocol, num_steps=4, curve_steps=()), Counter[str]()
+    placement = Placement(name, model, toy_benchmark, protocol)
+    targets = [example.answer for example in rows.train]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        list(tune.tune(Prefill(model), toy_benchmark, placement, rows.train, targets, protocol))
+    for event in profile.key_averages():
+        looked[event.key] += event.count
+    assert looked["aten::index_copy"]
+    assert not any(looked[f"aten::{name}"] for name in ("nonzero", "masked_select", "is_nonzero", "equal"))
+
+
+@pytest.mark.parametrize("name", ["prefix", "both"])
+@pytest.mark.parametrize("spoilt", [0, 1])
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_a_seed_that_is_not_finite_touches_no_other(
+    model: LanguageModel,
+    toy_benchmark: Benchmark,
+    quick_protocol: Protocol,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    spoilt: int,
+    is_padded: bool,
+) -> None:
+    """Their rows lie in one pass; also where it is padded as for a recording."""
+    prefill = Prefill(model)
+    if is_padded:
+        monkeypatch.setattr(prefill.graphs, "room", lambda _rows, size: Size(*(number + 5 for number in size)))
+    placement = Placement(name, model, toy_benchmark, quick_protocol)
+    batch = training_rows(model, placement, rows.train[:6], seeds=(0, 1))
+    expected_SPD, expected_S = gradients(model, placement, batch, quick_protocol, prefill=prefill)
+    vectors_SPD = placement.initial_vectors(quick_protocol.seeds)
+    vectors_SPD[spoilt] = torch.nan
+    monkeypatch.setattr(placement, "initial_vectors", lambda _seeds: vectors_SPD)
+    found_SPD, found_S = gradients(model, placement, batch, quick_protocol, prefill=prefill)
+    assert found_S[spoilt].isnan()
+    torch.testing.assert_close(found_SPD[1 - spoilt], expected_SPD[1 - spoilt], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found_S[1 - spoilt], expected_S[1 - spoilt])
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing(quick_protocol: Protocol) -> None:
