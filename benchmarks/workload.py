@@ -102,7 +102,10 @@ class Workload:
         else:
             network = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype, local_files_only=True)
             tokenizer = AutoTokenizer.from_pretrained(self.model)
-        return LanguageModel(network.to(self.device).eval().requires_grad_(False), tokenizer)
+        network = network.to(self.device).eval().requires_grad_(False)
+        for weight in network.parameters():
+            weight.sum()  # fetched from the file now; else it counts as memory of whoever uses it first
+        return LanguageModel(network, tokenizer)
 
 
 def wait(device: torch.device) -> None:
