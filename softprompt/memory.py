@@ -1,4 +1,5 @@
-"""Memory: how much is free, how much was used at most, and how many rows of a batch fit into one forward pass."""
+"""Memory: how much is free, how much was used at most, how many rows of a batch fit into one forward pass, and the way
+of numbers from a host's to a device's."""
 
 import contextlib
 import resource

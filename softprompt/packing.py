@@ -41,10 +41,11 @@ class Packing:
     head_length: int
     head_of_B: Tensor
     places_M: Tensor
-    """Positions in the long row; behind a shorter row its first, so that no seed meets what another has spoilt."""
+    """Positions in the long row; behind a shorter row the first of its own head, so that no seed meets what another has
+    spoilt."""
     found_N: Tensor
-    """Of each position in the long row, one of its places among the M; of those at the end that nobody attends to,
-    any, whose gradient they get, and which nobody gets of them."""
+    """Of each position in the long row, one of its places among the M. Positions at the end that nobody attends to
+    have any; what gradient they get from there goes nowhere."""
     are_unseen_M: Tensor
     """Whether a place is none of those: another copy of a head, or behind a shorter row."""
     position_ids_1N: Tensor
