@@ -19,6 +19,8 @@ from softprompt.protocol import Protocol, Resources, require
 
 PATHS = ("bucket", "mirror", "tokenizer", "benchmark_folder", "home")
 """Settings that may be a path relative to the study's file."""
+MEAN = "mean"
+"""So the mean of a study's benchmarks is called where each has its name, as in MLflow's metrics."""
 NUMBERS = ("settle_s", "cache_gb", "lease_s")
 
 
@@ -66,6 +68,9 @@ class Study:
         require(self.cache_gb > 0, "cache_gb", self.cache_gb, "more than 0 (10^9 bytes)")
         if not self.benchmarks:
             raise BadStudy("The study names no benchmarks; `softprompt benchmarks` lists what there is.")
+        require(
+            MEAN not in self.benchmarks, "benchmarks", self.benchmarks, f"other names than {MEAN!r}, their mean's own"
+        )
         self._declared  # noqa: B018 (raises where one is unknown or broken)
 
     @classmethod

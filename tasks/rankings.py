@@ -14,7 +14,6 @@ from softprompt.fingerprints import fingerprint
 from softprompt.ranking import Ranking, Standing, matched_steps, on_later_steps, rank
 from softprompt.result import Result
 from tasks.ledger import Finished, Place, by_error
-from tasks.store import RANKING_RUN
 from tasks.tracking import Tracker
 
 RANKINGS_FILE = "rankings.json"
@@ -101,7 +100,7 @@ class PastRankings:
         store = self.tracker.store
         with store.answers():
             if not self.file.exists():
-                run_id = store.run_id(RANKING_RUN)
+                run_id = store.ranking_run_id
                 if RANKINGS_FILE in [artifact.path for artifact in store.client.list_artifacts(run_id)]:
                     self.tracker.fetch(run_id, RANKINGS_FILE, self.file)
         try:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
 
 from softprompt.errors import BadStudy, TrackingUnavailable, without_passwords
 from softprompt.fingerprints import fingerprint
@@ -16,12 +17,10 @@ from tasks.claims import claimed
 
 CREATION_PATIENCE_S = 60
 RANKING_RUN = "ranking"
-"""Name of the run that holds rankings instead of a variant's results."""
+"""Name of the run that holds rankings instead of a variant's results; a variant may be called so, too."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind readers as well."""
 
-CHARTS = "compareRunsMode=CHART&orderByKey=metrics.%60accuracy%2Fmean%60&orderByAsc=false"
-"""Of MLflow's page of runs: charts instead of a table, the best variant first."""
 NOTE = (
     "One variant's checkpoints along the training step. The run stays open, since more may come. The report and the "
     f"ranking are artifacts of the run `{RANKING_RUN}`."
@@ -45,7 +44,8 @@ class Point(NamedTuple):
 
 
 class Store:
-    """One experiment per study; one run per variant, reopened and left running; one run called `ranking`.
+    """One experiment per study. In it, for each protocol that the study has had, since scores of two share no curve:
+    one run per variant, reopened and left running, and one called `ranking`. See docs/decisions/017-runs.md.
 
     Raises:
         TrackingUnavailable: inside `answers`, if the server does not answer.
@@ -54,7 +54,7 @@ class Store:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self._run_ids: dict[str, str] = {}
+        self._run_ids: dict[tuple[str, str], str] = {}
 
     @cached_property
     def client(self) -> Any:
@@ -93,17 +93,38 @@ class Store:
     def charts(self) -> str:
         """Where MLflow shows the variants side by side; empty where it is a database that no server shows."""
         server = without_passwords(self.study.mlflow_uri).rstrip("/")
-        return f"{server}/#/experiments/{self.experiment_id}/runs?{CHARTS}" if server.startswith("http") else ""
+        if not server.startswith("http"):
+            return ""
+        query = {
+            "compareRunsMode": "CHART",
+            "orderByKey": "metrics.`accuracy/mean`",
+            "orderByAsc": "false",  # the best variant first
+            "searchFilter": self.variants,
+        }
+        return f"{server}/#/experiments/{self.experiment_id}/runs?{urlencode(query, quote_via=quote)}"
+
+    @property
+    def variants(self) -> str:
+        """MLflow's filter for the variants' runs under the study's protocol."""
+        return f"tags.protocol = '{self.study.protocol.fingerprint}' AND tags.variant LIKE '%'"
 
     def run_id(self, variant: str) -> str:
-        """The variant's run; it is made on first use, by one process at a time, and never ended."""
-        if variant not in self._run_ids:
-            found = self._find_run(variant)
-            if found is None:
-                with claimed(self, fingerprint(["run", variant]), patience_s=CREATION_PATIENCE_S):
-                    found = self._find_run(variant) or self._new_run(variant)
-            self._run_ids[variant] = found
-        return self._run_ids[variant]
+        """The variant's run under the study's protocol."""
+        return self._run("variant", variant, NOTE)
+
+    @property
+    def ranking_run_id(self) -> str:
+        """The run that holds what was ranked under the study's protocol."""
+        return self._run("holds", RANKING_RUN, RANKING_NOTE)
+
+    def curve(self, run_id: str, name: str, version: str) -> str:
+        """What the points of `name` are called in a run: so, or, where the run began with those of another version of
+        it, with the version behind it, since scores of two versions share no curve."""
+        tag = f"version/{name}"
+        first = self.client.get_run(run_id).data.tags.get(tag)
+        if first is None:
+            self.client.set_tag(run_id, tag, version)
+        return name if first in (None, version) else f"{name}.{version}"
 
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
         """A point that is there already, with the same value, time and step, is not doubled by MLflow."""
@@ -134,22 +155,48 @@ class Store:
                 f"lost: {remedy}, and the same call goes on from here."
             ) from None  # the cause's own text may hold a password
 
-    def _find_run(self, variant: str) -> str | None:
-        name = variant.replace("\\", "\\\\").replace("'", "\\'")
-        found = self.client.search_runs(
-            [self.experiment_id], filter_string=f"tags.variant = '{name}'", order_by=["start_time ASC"], max_results=1
-        )
-        return found[0].info.run_id if found else None
+    def _run(self, tag: str, value: str, note: str) -> str:
+        """The run with this tag; it is made on first use, by one process at a time, and never ended."""
+        if (tag, value) not in self._run_ids:
+            found = self._find_run(tag, value)
+            if found is None:
+                key = fingerprint(["run", tag, value, self.study.protocol.fingerprint])
+                with claimed(self, key, patience_s=CREATION_PATIENCE_S):
+                    found = self._find_run(tag, value) or self._new_run(tag, value, note)
+            if not found.data.params:  # its maker may have died before it wrote them
+                settings = self.study.protocol.to_dict().items()
+                self.client.log_batch(found.info.run_id, params=[_param(name, value) for name, value in settings])
+            self._run_ids[tag, value] = found.info.run_id
+        return self._run_ids[tag, value]
 
-    def _new_run(self, variant: str) -> str:
-        number = len(self.client.search_runs([self.experiment_id], filter_string=f"tags.variant != '{RANKING_RUN}'"))
+    def _find_run(self, tag: str, value: str) -> Any:
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        found = self.client.search_runs(
+            [self.experiment_id],
+            filter_string=f"tags.{tag} = '{escaped}' AND tags.protocol = '{self.study.protocol.fingerprint}'",
+            order_by=["start_time ASC"],
+            max_results=1,
+        )
+        return found[0] if found else None
+
+    def _new_run(self, tag: str, value: str, note: str) -> Any:
+        protocol = self.study.protocol.fingerprint
+        variants = self.client.search_runs([self.experiment_id], filter_string="tags.variant LIKE '%'")
+        is_first = all(run.data.tags["protocol"] == protocol for run in variants)
         tags = {
-            "variant": variant,
-            "mlflow.runColor": COLOURS[number % len(COLOURS)],
-            "protocol": self.study.protocol.fingerprint,
-            "mlflow.note.content": RANKING_NOTE if variant == RANKING_RUN else NOTE,
+            tag: value,
+            "protocol": protocol,
+            "mlflow.runColor": COLOURS[len(variants) % len(COLOURS)],
+            "mlflow.note.content": note,
         }
-        return self.client.create_run(self.experiment_id, run_name=variant, tags=tags).info.run_id
+        name = value if is_first else f"{value} ({protocol})"
+        return self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+
+
+def _param(name: str, value: Any) -> Any:
+    from mlflow.entities import Param
+
+    return Param(name, ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value))
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -1,7 +1,8 @@
 """What is logged to MLflow, and read back to be ranked.
 
-One run per variant holds its metrics along the training step, family first (`accuracy/<benchmark>`), and the results'
-files. All that is logged for a job can be logged twice without a trace, because a point's time is the checkpoint's.
+One run per variant and protocol holds its metrics along the training step, family first (`accuracy/<benchmark>`), and
+the results' files. All that is logged for a job can be logged twice without a trace, because a point's time is the
+checkpoint's.
 """
 
 import shutil
@@ -16,11 +17,12 @@ from softprompt.checkpoints import Checkpoint
 from softprompt.cost import GB
 from softprompt.errors import SoftPromptError, TrackingUnavailable
 from softprompt.files import remove_whole, temporary_folder, write_whole
-from softprompt.ranking import Ranking
+from softprompt.fingerprints import fingerprint
+from softprompt.ranking import Ranking, Standing
 from softprompt.result import RESULT_FILE, Job, Result, is_saved
-from softprompt.study import Study
+from softprompt.study import MEAN, Study
 from tasks.ledger import Finished, Ledger, artifact_folder
-from tasks.store import RANKING_RUN, Point, Store
+from tasks.store import Point, Store
 
 FAILED_TAG = "failed/"
 """Of a variant's run, with a benchmark's name: what failed there last. For readers; the ledger is what counts."""
@@ -58,7 +60,8 @@ class Tracker:
             run_id = self.store.run_id(result.variant)
             self.store.client.log_artifacts(run_id, str(folder), artifacts)
             model_id = self.ledger.model_id(job, run_id)
-            self.store.log_points(run_id, _points(result, checkpoint, model_id))
+            curve = self.store.curve(run_id, job.benchmark.name, job.benchmark.fingerprint)
+            self.store.log_points(run_id, _points(result, curve, checkpoint, model_id))
             result = replace(result, cost=result.cost.with_seconds("log", time.perf_counter() - start))
             summary = write_whole(folder / RESULT_FILE, result.to_json())
             self.store.client.log_artifact(run_id, str(summary), artifacts)
@@ -81,26 +84,33 @@ class Tracker:
         return [Result.load(self._local(job), condition=condition) for job in ordered]
 
     def log_rankings(self, rankings: Sequence[Ranking], jobs: Iterable[Finished]) -> None:
-        """Each variant's mean and rank along the training step."""
-        times = {(job.variant, job.step): job.modified_ms for job in jobs}
-        points: dict[str, list[Point]] = defaultdict(list)
+        """Each variant's mean and rank along the training step, at the time of the newest checkpoint of that step: of
+        two rankings at one step MLflow shows the later one."""
+        times: dict[int, int] = defaultdict(int)
+        for job in jobs:
+            times[job.step] = max(times[job.step], job.modified_ms)
+        standings: dict[str, list[tuple[int, Standing]]] = defaultdict(list)
         for ranking in rankings:
             for standing in ranking.standings:
-                values = {
-                    "accuracy/mean": sum(standing.accuracy.values()) / len(standing.accuracy),
-                    "chance_centred_accuracy/mean": standing.score,
-                    "rank": float(standing.rank),
-                }
-                when = times[standing.variant, ranking.step]
-                points[standing.variant] += [Point(name, value, when, ranking.step) for name, value in values.items()]
+                standings[standing.variant].append((ranking.step, standing))
+        version = fingerprint(sorted(self.study.benchmark(name).fingerprint for name in self.study.benchmarks))
         with self.store.answers():
-            for variant, its in points.items():
-                self.store.log_points(self.store.run_id(variant), its)
+            for variant, its in standings.items():
+                run_id = self.store.run_id(variant)
+                curve = self.store.curve(run_id, MEAN, version)
+                self.store.log_points(
+                    run_id,
+                    [
+                        Point(f"{name}/{curve}", value, times[step], step)
+                        for step, standing in its
+                        for name, value in _of_all_benchmarks(standing).items()
+                    ],
+                )
 
     def log_ranking_files(self, files: Iterable[Path]) -> None:
         with self.store.answers():
             for file in files:
-                self.store.client.log_artifact(self.store.run_id(RANKING_RUN), str(file))
+                self.store.client.log_artifact(self.store.ranking_run_id, str(file))
 
     def fetch(self, run_id: str, path: str, target: Path) -> None:
         """Copy an artifact from MLflow to `target`."""
@@ -134,8 +144,17 @@ class Tracker:
         return folder
 
 
-def _points(result: Result, checkpoint: Checkpoint, model_id: str) -> list[Point]:
-    """The points of a result, metric family first: the headline condition plain, the others by their name."""
+def _of_all_benchmarks(standing: Standing) -> dict[str, float]:
+    return {
+        "accuracy": sum(standing.accuracy.values()) / len(standing.accuracy),
+        "chance_centred_accuracy": standing.score,
+        "rank": float(standing.rank),
+    }
+
+
+def _points(result: Result, curve: str, checkpoint: Checkpoint, model_id: str) -> list[Point]:
+    """The points of a result, metric family first, the headline condition plain, the others by their name; `curve` is
+    the benchmark's name, see `Store.curve`."""
     values: dict[str, float] = {}
     for condition, found in result.metrics.items():
         where = "" if condition == result.headline else f".{condition}"
@@ -154,7 +173,7 @@ def _points(result: Result, checkpoint: Checkpoint, model_id: str) -> list[Point
     on_model = ("accuracy", "format_following")
     when, step = checkpoint.modified_ms, checkpoint.step
     points = [
-        Point(f"{name}/{result.benchmark}", value, when, step, model_id if name in on_model else None)
+        Point(f"{name}/{curve}", value, when, step, model_id if name in on_model else None)
         for name, value in values.items()
     ]
     return points if result.tokens is None else [*points, Point("tokens", float(result.tokens), when, step)]

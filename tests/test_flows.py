@@ -102,7 +102,7 @@ def test_mlflow_holds_a_run_per_variant_with_metrics_along_the_training_step(
     (run,) = client.search_runs([experiment.experiment_id], filter_string="tags.variant = 'A'")
     assert run.info.status == "RUNNING"
     assert run.data.tags["protocol"] == declared.protocol.fingerprint
-    names = {"accuracy/capitals", "format_following/sums", "accuracy.zero_shot/capitals", "accuracy/mean", "rank"}
+    names = {"accuracy/capitals", "format_following/sums", "accuracy.zero_shot/capitals", "accuracy/mean", "rank/mean"}
     assert names | {"recall_lost/capitals"} <= run.data.metrics.keys()
     assert [m.step for m in client.get_metric_history(run.info.run_id, "accuracy/capitals")] == [100]
     (folder,) = client.list_artifacts(run.info.run_id, "results/capitals")

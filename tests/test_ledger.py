@@ -52,6 +52,14 @@ def log(study: Study, *jobs: Job) -> None:
         tracker.log(each, recorded_result(each).save(tracker.results_folder / each.key))
 
 
+def log_rankings(study: Study) -> PastRankings:
+    tracker = Tracker(study)
+    past = PastRankings(tracker, tracker.ledger.to_rank())
+    tracker.log_rankings(past.new, tracker.ledger.to_rank())
+    tracker.log_ranking_files([past.save()])
+    return past
+
+
 def points(study: Study, variant: str, metric: str) -> list[Any]:
     store = Store(study)
     return store.client.get_metric_history(store.run_id(variant), metric)
@@ -256,28 +264,68 @@ def test_results_of_another_version_of_the_benchmark_or_protocol_are_not_ranked(
     assert [entry.benchmark for entry in Tracker(study).ledger.to_rank()] == ["capitals"]
 
 
-def test_a_ranking_opens_the_results_of_its_step_and_remembers_what_others_said(study: Study) -> None:
-    def rank_and_publish() -> PastRankings:
-        tracker = Tracker(study)
-        past = PastRankings(tracker, tracker.ledger.to_rank())
-        tracker.log_rankings(past.new, tracker.ledger.to_rank())
-        tracker.log_ranking_files([past.save()])
-        return past
+def test_scores_of_two_protocols_share_no_curve(study: Study) -> None:
+    """A team edits the protocol of a study that has results."""
+    edited = replace(study, protocol=replace(study.protocol, num_steps=study.protocol.num_steps + 1))
+    for each in (study, edited, edited):
+        log(each, *(job(each, benchmark=name) for name in study.benchmarks))
+        log_rankings(each)
+    client, runs = Store(study).client, [Store(each).run_id("A") for each in (study, edited)]
+    assert Store(study).ranking_run_id != Store(edited).ranking_run_id
+    shown = client.search_runs([Store(edited).experiment_id], filter_string=Store(edited).variants)
+    assert [run.info.run_id for run in shown] == runs[1:]
+    first, second = map(client.get_run, runs)
+    assert (first.info.run_name, second.info.run_name) == ("A", f"A ({edited.protocol.fingerprint})")
+    assert [run.data.params["num_steps"] for run in (first, second)] == ["2", "3"]
+    assert first.data.params.keys() == study.protocol.to_dict().keys()
+    for run in (first, second):
+        assert {"accuracy/sums", "accuracy/mean", "rank/mean"} <= run.data.metrics.keys()
+        for name in run.data.metrics:
+            assert len(client.get_metric_history(run.info.run_id, name)) == 1
 
+
+def test_scores_of_two_versions_of_a_benchmark_share_no_curve(study: Study) -> None:
+    """A team edits a benchmark of its own; the mean of the benchmarks is another one then, too."""
+    log(study, *(job(study, benchmark=name) for name in study.benchmarks))
+    log_rankings(study)
+    own = Path(study.benchmark_folder or "", "sums.py")
+    own.write_text(own.read_text().replace("max_new_tokens=4", "max_new_tokens=5"))
+    edited = replace(study)
+    log(edited, job(edited))
+    log_rankings(edited)
+    version = edited.benchmark("sums").fingerprint
+    found = Store(study).client.get_run(Store(study).run_id("A")).data.metrics
+    assert {"accuracy/sums", f"accuracy/sums.{version}", "accuracy/capitals", "accuracy/mean"} <= found.keys()
+    assert len([name for name in found if name.startswith("rank/mean")]) == 2
+    assert [name for name in found if len(points(study, "A", name)) != 1] == []
+
+
+def test_a_variant_may_be_called_like_the_run_of_the_rankings(study: Study) -> None:
+    log(study, *(job(study, "ranking", benchmark=name) for name in study.benchmarks))
+    log_rankings(study)
+    store = Store(study)
+    assert points(study, "ranking", "accuracy/sums")
+    held = [
+        {file.path for file in store.client.list_artifacts(i)} for i in (store.run_id("ranking"), store.ranking_run_id)
+    ]
+    assert held == [{"results"}, {"rankings.json"}]
+
+
+def test_a_ranking_opens_the_results_of_its_step_and_remembers_what_others_said(study: Study) -> None:
     log(study, *(job(study, variant, benchmark=name) for variant in "AB" for name in study.benchmarks))
-    first = rank_and_publish()
+    first = log_rankings(study)
     assert [ranking.step for ranking in first.new] == [100]
 
     shutil.rmtree(f"{study.home}/results")
     shutil.rmtree(f"{study.home}/mlartifacts/{Store(study).run_id('A')}")  # step 100 can no longer be opened
     log(study, *(job(study, "A", step=200, benchmark=name) for name in study.benchmarks))
     jobs = Tracker(study).ledger.to_rank()
-    assert [ranking.step for ranking in rank_and_publish().new] == [200]
+    assert [ranking.step for ranking in log_rankings(study).new] == [200]
     assert rank_at(Tracker(study), jobs, step=200)[0].incomplete == {"B": ("capitals", "sums")}
-    assert points(study, "A", "rank")[0].step == 100
+    assert points(study, "A", "rank/mean")[0].step == 100
 
     Path(study.home, "rankings.json").unlink()  # MLflow has it as well
-    again = rank_and_publish()
+    again = log_rankings(study)
     assert again.new == []
     assert again.rankings[0] == first.rankings[0]
     with pytest.raises(BadStudy, match=r"no results at step 150; there are at 100, 200"):
