@@ -76,18 +76,18 @@ class Ranking:
     step: int
     condition: str
     benchmarks: tuple[str, ...]
-    num_items: int
-    standings: tuple[Standing, ...]
-    comparisons: tuple[Comparison, ...]
-    groups: tuple[tuple[str, ...], ...]
-    """Variants that cannot be told apart, best first; a variant may be in two groups, those in none stand alone."""
-    signals: tuple[Signal, ...]
     incomplete: dict[str, tuple[str, ...]]
     """Variant -> benchmarks that it lacks at this step."""
-    num_seeds: int
-    """Prompt seeds behind each score; 0 where nothing was tuned."""
     notes: tuple[str, ...] = ()
     """What the results at this step do not tell, in sentences: of later steps, of evaluations that failed."""
+    num_items: int = 0
+    num_seeds: int = 0
+    """Prompt seeds behind each score; 0 where nothing was tuned."""
+    standings: tuple[Standing, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Variants that cannot be told apart, best first; a variant may be in two groups, those in none stand alone."""
+    signals: tuple[Signal, ...] = ()
 
     @property
     def scores(self) -> dict[str, float]:
@@ -121,6 +121,22 @@ class Ranking:
                 "notes": tuple(values["notes"]),
             }
         )
+
+    def table(self) -> list[list[str]]:
+        """Its head, then a row for each variant."""
+        return [
+            ["rank", "variant", "score", "95 % interval", *self.benchmarks],
+            *(
+                [
+                    str(s.rank),
+                    s.variant,
+                    f"{s.score:.3f}",
+                    f"{s.low:.3f} to {s.high:.3f}",
+                    *(f"{s.accuracy[benchmark]:.3f}" for benchmark in self.benchmarks),
+                ]
+                for s in self.standings
+            ),
+        ]
 
     def sentences(self) -> list[str]:
         """What the ranking says, in so many words."""
@@ -193,13 +209,7 @@ def rank(
         step=step,
         condition=condition,
         benchmarks=tuple(benchmarks),
-        num_items=0,
-        standings=(),
-        comparisons=(),
-        groups=(),
-        signals=(),
         incomplete={v: absent for v, absent in missing.items() if absent},
-        num_seeds=0,
         notes=tuple(notes),
     )
     if not complete:

@@ -129,17 +129,7 @@ def as_html(result: Result) -> str:
 
 def show_ranking(ranking: Ranking, diagnosis: Diagnosis) -> None:
     """The ranking as a terminal table and sentences."""
-    rows = [
-        [
-            str(s.rank),
-            escape(s.variant),
-            f"{s.score:.3f}",
-            f"{s.low:.3f} to {s.high:.3f}",
-            *(f"{s.accuracy[benchmark]:.3f}" for benchmark in ranking.benchmarks),
-        ]
-        for s in ranking.standings
-    ]
-    head = ["rank", "variant", "score", "95 % interval", *map(escape, ranking.benchmarks)]
+    head, *rows = [[escape(cell) for cell in row] for row in ranking.table()]
     tables = folded(head, rows, num_keys=2, width=screen.width)
     tables[0].title = f"Step {ranking.step}, {ranking.condition}, {ranking.num_items} items"
     tables[-1].caption = IN_WORDS

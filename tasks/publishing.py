@@ -61,17 +61,7 @@ def publish(study: Study) -> tuple[Ranking, Diagnosis]:
 
 def as_markdown(ranking: Ranking, diagnosis: Diagnosis) -> str:
     """The ranking as a table and sentences."""
-    head = ["rank", "variant", "score", "95 % interval", *ranking.benchmarks]
-    rows = [
-        [
-            str(s.rank),
-            s.variant.replace("|", "\\|"),
-            f"{s.score:.3f}",
-            f"{s.low:.3f} to {s.high:.3f}",
-            *(f"{s.accuracy[b]:.3f}" for b in ranking.benchmarks),
-        ]
-        for s in ranking.standings
-    ]
+    head, *rows = [[cell.replace("|", "\\|") for cell in row] for row in ranking.table()]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
     sentences = "\n".join(f"- {sentence}" for sentence in [*ranking.sentences(), *diagnosis.sentences()])
     return f"## Step {ranking.step}, {ranking.condition}\n\n{table}\n\n{IN_WORDS}\n\n{sentences}\n"
