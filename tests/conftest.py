@@ -18,6 +18,7 @@ from softprompt.protocol import Protocol, Resources
 if TYPE_CHECKING:
     from softprompt.models import LanguageModel
     from softprompt.result import Result
+    from softprompt.study import Study
 
 CPU = Resources(device="cpu", dtype="float32", micro_batch=64)
 """What the tiny checkpoint runs on."""
@@ -106,6 +107,16 @@ def capital_rows(wording: str) -> list[Row]:
         }
         for i, (country, capital) in enumerate(CAPITALS.items())
     ]
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> "Study":
+    """A whole small one with an MLflow store of its own, whose claims end soon."""
+    from studies import make_study
+
+    from softprompt.study import Study
+
+    return replace(Study.read(make_study(tmp_path)), lease_s=2)
 
 
 @pytest.fixture(scope="session")

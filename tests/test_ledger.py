@@ -1,4 +1,4 @@
-"""Claims and the ledger on a real MLflow store: a job is computed by one process and finished once."""
+"""The ledger on a real MLflow store: a job is finished once, whatever dies."""
 
 import os
 import shutil
@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,146 +14,18 @@ from typing import Any
 
 import pytest
 import requests
-from studies import make_study, recorded_result
+from recorded import job, log, points
+from studies import recorded_result
 
 import tasks.evaluation
-from softprompt.checkpoints import Checkpoint
-from softprompt.errors import BadStudy, SoftPromptError, TrackingUnavailable
+from softprompt.errors import TrackingUnavailable
 from softprompt.result import Job, Result
 from softprompt.study import Study
-from tasks.claims import Claim, claimed
+from tasks.claims import claimed
 from tasks.evaluation import evaluate_and_log
 from tasks.ledger import Ledger
-from tasks.rankings import PastRankings, rank_at
 from tasks.store import Store
 from tasks.tracking import Tracker
-
-
-@pytest.fixture
-def study(tmp_path: Path) -> Study:
-    return replace(Study.read(make_study(tmp_path)), lease_s=2)
-
-
-def job(study: Study, variant: str = "A", step: int = 100, weights: str = "first", benchmark: str = "sums") -> Job:
-    checkpoint = Checkpoint(
-        uri=f"{study.bucket}/{variant}/step-{step}",
-        variant=variant,
-        step=step,
-        fingerprint=f"{variant}-{step}-{weights}",
-        modified_ms={"first": 1_000_000, "second": 2_000_000}[weights],
-    )
-    return Job(checkpoint, study.benchmark(benchmark), study.protocol)
-
-
-def log(study: Study, *jobs: Job) -> None:
-    tracker = Tracker(study)
-    for each in jobs:
-        tracker.log(each, recorded_result(each).save(tracker.results_folder / each.key))
-
-
-def log_rankings(study: Study) -> PastRankings:
-    tracker = Tracker(study)
-    past = PastRankings(tracker, tracker.ledger.to_rank())
-    tracker.log_rankings(past.new, tracker.ledger.to_rank())
-    tracker.log_ranking_files([past.save()])
-    return past
-
-
-def points(study: Study, variant: str, metric: str) -> list[Any]:
-    store = Store(study)
-    return store.client.get_metric_history(store.run_id(variant), metric)
-
-
-def test_of_many_claimants_at_once_one_holds_a_key_at_any_time(study: Study) -> None:
-    holders, most, wins = [0], [0], []
-    start = threading.Barrier(6)
-    counting = threading.Lock()
-
-    def contend(name: int) -> None:
-        store = Store(study)
-        start.wait()
-        for _ in range(3):
-            with claimed(store, "key", patience_s=0) as is_mine:
-                if is_mine:
-                    with counting:
-                        holders[0] += 1
-                        most[0] = max(most[0], holders[0])
-                        wins.append(name)
-                    time.sleep(0.05)
-                    with counting:
-                        holders[0] -= 1
-
-    Store(study).experiment_id  # noqa: B018 (made before the race)
-    with ThreadPoolExecutor(6) as pool:
-        list(pool.map(contend, range(6)))
-    assert most == [1]
-    assert wins
-    assert Claim(Store(study), "key").others() == []
-
-
-def test_of_two_that_claim_at_the_same_moment_one_wins(study: Study) -> None:
-    meet = threading.Barrier(2)
-
-    def take(claim: Claim) -> bool:
-        look, num_looks = claim.others, [0]
-
-        def others() -> list[str]:
-            num_looks[0] += 1
-            if num_looks[0] > 2:
-                return look()
-            meet.wait()  # both look before either writes, and both write before either looks again
-            return [] if num_looks[0] == 1 else look()
-
-        claim.others = others  # type: ignore[method-assign]
-        return claim.take()
-
-    with ThreadPoolExecutor(2) as pool:
-        assert sorted(pool.map(take, [Claim(Store(study), "key") for _ in range(2)])) == [False, True]
-
-
-def test_a_claim_is_kept_alive_for_as_long_as_the_work_takes(study: Study) -> None:
-    with claimed(Store(study), "key", patience_s=0) as is_mine:
-        assert is_mine
-        time.sleep(2 * study.lease_s)
-        with claimed(Store(study), "key", patience_s=0) as is_mine_too:
-            assert not is_mine_too
-
-
-def test_the_claim_of_a_killed_process_ends_with_its_lease(study: Study, tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from dataclasses import replace; from softprompt.study import Study\n"
-        "from tasks.claims import claimed; from tasks.store import Store\n"
-        "with claimed(Store(replace(Study.read(sys.argv[1]), lease_s=5)), 'key', patience_s=0) as is_mine:\n"
-        "    print(is_mine, flush=True); time.sleep(600)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "study.toml")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout and holder.stdout.readline() == "True\n"
-        holder.kill()
-    with claimed(Store(study), "key", patience_s=0) as is_mine:
-        assert not is_mine
-    with claimed(Store(study), "key", patience_s=60) as is_mine:
-        assert is_mine
-    store = Store(study)
-    assert not [tag for tag in store.client.get_experiment(store.experiment_id).tags if tag.startswith("claim.")]
-
-
-def test_of_two_that_computed_the_same_job_the_first_result_stands(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A machine whose clock is wrong may take a live claim for a dead one."""
-    mine = job(study)
-
-    def compute(_study: Study, _job: Job, folder: Path, _devices: object) -> None:
-        recorded_result(mine, accuracy=0.25).save(folder)
-        elsewhere = replace(study, home=f"{study.home}-elsewhere", tracking_uri=study.mlflow_uri)
-        log(elsewhere, mine)
-
-    monkeypatch.setattr(tasks.evaluation, "compute", compute)
-    evaluate_and_log(Tracker(study), mine)
-    (result,) = Tracker(study).results()
-    assert result.metrics["cue"]["accuracy"].value == 0.5
-    assert [point.value for point in points(study, "A", "accuracy/sums")] == [0.5]
 
 
 def test_writers_that_start_together_share_a_run_per_variant_and_a_model_per_checkpoint(study: Study) -> None:
@@ -262,121 +133,6 @@ def test_results_of_another_version_of_the_benchmark_or_protocol_are_not_ranked(
     }
     log(study, replace(old, **{what: other[what]}), job(study, benchmark="capitals"))
     assert [entry.benchmark for entry in Tracker(study).ledger.to_rank()] == ["capitals"]
-
-
-def test_scores_of_two_protocols_share_no_curve(study: Study) -> None:
-    """A team edits the protocol of a study that has results."""
-    edited = replace(study, protocol=replace(study.protocol, num_steps=study.protocol.num_steps + 1))
-    for each in (study, edited, edited):
-        log(each, *(job(each, benchmark=name) for name in study.benchmarks))
-        log_rankings(each)
-    client, runs = Store(study).client, [Store(each).run_id("A") for each in (study, edited)]
-    assert Store(study).ranking_run_id != Store(edited).ranking_run_id
-    shown = client.search_runs([Store(edited).experiment_id], filter_string=Store(edited).variants)
-    assert [run.info.run_id for run in shown] == runs[1:]
-    first, second = map(client.get_run, runs)
-    assert (first.info.run_name, second.info.run_name) == ("A", f"A ({edited.protocol.fingerprint})")
-    assert [run.data.params["num_steps"] for run in (first, second)] == ["2", "3"]
-    assert first.data.params.keys() == study.protocol.to_dict().keys()
-    for run in (first, second):
-        assert {"accuracy/sums", "accuracy/mean", "rank/mean"} <= run.data.metrics.keys()
-        for name in run.data.metrics:
-            assert len(client.get_metric_history(run.info.run_id, name)) == 1
-
-
-def test_scores_of_two_versions_of_a_benchmark_share_no_curve(study: Study) -> None:
-    """A team edits a benchmark of its own; the mean of the benchmarks is another one then, too."""
-    log(study, *(job(study, benchmark=name) for name in study.benchmarks))
-    log_rankings(study)
-    own = Path(study.benchmark_folder or "", "sums.py")
-    own.write_text(own.read_text().replace("max_new_tokens=4", "max_new_tokens=5"))
-    edited = replace(study)
-    log(edited, job(edited))
-    log_rankings(edited)
-    version = edited.benchmark("sums").fingerprint
-    found = Store(study).client.get_run(Store(study).run_id("A")).data.metrics
-    assert {"accuracy/sums", f"accuracy/sums.{version}", "accuracy/capitals", "accuracy/mean"} <= found.keys()
-    assert len([name for name in found if name.startswith("rank/mean")]) == 2
-    assert [name for name in found if len(points(study, "A", name)) != 1] == []
-
-
-def test_a_variant_may_be_called_like_the_run_of_the_rankings(study: Study) -> None:
-    log(study, *(job(study, "ranking", benchmark=name) for name in study.benchmarks))
-    log_rankings(study)
-    store = Store(study)
-    assert points(study, "ranking", "accuracy/sums")
-    held = [
-        {file.path for file in store.client.list_artifacts(i)} for i in (store.run_id("ranking"), store.ranking_run_id)
-    ]
-    assert held == [{"results"}, {"rankings.json"}]
-
-
-def test_a_ranking_opens_the_results_of_its_step_and_remembers_what_others_said(study: Study) -> None:
-    log(study, *(job(study, variant, benchmark=name) for variant in "AB" for name in study.benchmarks))
-    first = log_rankings(study)
-    assert [ranking.step for ranking in first.new] == [100]
-
-    shutil.rmtree(f"{study.home}/results")
-    shutil.rmtree(f"{study.home}/mlartifacts/{Store(study).run_id('A')}")  # step 100 can no longer be opened
-    log(study, *(job(study, "A", step=200, benchmark=name) for name in study.benchmarks))
-    jobs = Tracker(study).ledger.to_rank()
-    assert [ranking.step for ranking in log_rankings(study).new] == [200]
-    assert rank_at(Tracker(study), jobs, step=200)[0].incomplete == {"B": ("capitals", "sums")}
-    assert points(study, "A", "rank/mean")[0].step == 100
-
-    Path(study.home, "rankings.json").unlink()  # MLflow has it as well
-    again = log_rankings(study)
-    assert again.new == []
-    assert again.rankings[0] == first.rankings[0]
-    with pytest.raises(BadStudy, match=r"no results at step 150; there are at 100, 200"):
-        rank_at(Tracker(study), jobs, step=150)
-    with pytest.raises(BadStudy, match=r"There is no condition 'nonsense' in these results; there are cue"):
-        rank_at(Tracker(study), jobs, step=200, condition="nonsense")
-
-
-def test_a_variant_whose_jobs_failed_stands_in_the_ranking_and_its_error_in_mlflow(study: Study) -> None:
-    def fail(*jobs: Job, error: str) -> None:
-        for each in jobs:
-            Tracker(study).log_failure(each, SoftPromptError(error))
-
-    def notes(**how: Any) -> tuple[str, ...]:
-        tracker = Tracker(study)
-        return rank_at(tracker, *tracker.ledger.done_and_failed(), **how)[0].notes
-
-    def tags(variant: str) -> dict[str, str]:
-        store = Store(study)
-        found = store.client.get_run(store.run_id(variant)).data.tags
-        return {name: value for name, value in found.items() if name.startswith("failed")}
-
-    both = [job(study, "F", benchmark=name) for name in study.benchmarks]
-    fail(*both, error="Its weights are NaN.")
-    with pytest.raises(
-        BadStudy, match=r"no results to rank yet: F failed at step 100 on capitals, sums: Its wei.* NaN\.$"
-    ):
-        notes()
-    log(study, *(job(study, "A", step=step, benchmark=name) for step in (100, 200) for name in study.benchmarks))
-    failed = "F failed at step 100 on capitals, sums: Its weights are NaN"
-    assert notes() == (failed,)
-    tracker = Tracker(study)
-    ranking, _ = rank_at(tracker, *tracker.ledger.done_and_failed())
-    assert ranking.incomplete == {"F": ("capitals", "sums")}
-    assert tags("F") == dict.fromkeys(("failed/capitals", "failed/sums"), "step 100: Its weights are NaN.")
-
-    fail(job(study, "A", step=300), error="Killed.")
-    assert notes() == ("A failed at step 300 on sums: Killed", failed)
-    fail(job(study, "A", step=100, weights="second"), error="Killed.")  # older than the ranked step
-    log(study, job(study, "A", step=300))  # tried again by hand
-    assert notes() == (failed,)
-    log(study, *(job(study, "F", weights="second", benchmark=name) for name in study.benchmarks))
-    assert notes(step=200) == ()
-    assert tags("F") == {}
-
-
-def test_an_experiment_that_was_deleted_is_said_with_its_remedy(study: Study) -> None:
-    store = Store(study)
-    store.client.delete_experiment(store.experiment_id)
-    with pytest.raises(BadStudy, match=rf"was deleted; restore it by `mlflow .* {store.experiment_id}`, or give"):
-        Tracker(study).ledger.finished()
 
 
 class Server:

@@ -1,0 +1,130 @@
+"""What cannot be evaluated is refused in one sentence that names it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from softprompt.benchmarks import Benchmark, Rows
+from softprompt.errors import BadBenchmark, BadCheckpoint
+from softprompt.protocol import Protocol
+from softprompt.result import Result
+
+
+def spoil_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = np.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def spoil_tokenizer(folder: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"[new {i}]" for i in range(10)])
+    tokenizer.save_pretrained(folder)
+
+
+def remove_tokenizer(folder: Path) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+
+
+def spoil_config(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "no such model"}')
+
+
+def cut_config(folder: Path) -> None:
+    (folder / "config.json").write_text((folder / "config.json").read_text()[:100])
+
+
+def cut_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text((folder / "tokenizer.json").read_text()[:1000])
+
+
+def spoil_shape(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+
+
+def lose_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_weights, "the weights model.layers.1.mlp.up_proj.weight hold NaN or infinity; the pre-training has"),
+        (spoil_tokenizer, "the tokenizer has 330 tokens, the embedding only 320 rows; .* as `tokenizer` in the study"),
+        (remove_tokenizer, r"has no tokenizer \(yet\); if it never gets one, name one as `tokenizer`"),
+        (spoil_config, r"spoilt cannot be loaded \(ValueError: .*\); save config, weights and tokenizer again"),
+        (cut_config, "/config.json is half written or no JSON; upload it again"),
+        (cut_tokenizer, "/tokenizer.json is half written or no JSON; upload it again"),
+        (spoil_shape, r"the weights lm_head.weight are 320 x 32, its config asks for 320 x 64; config and weights"),
+        (lose_a_weight, "up_proj"),
+        (shutil.rmtree, "There is no checkpoint at"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_refused_in_one_sentence(
+    run: Callable[..., Result], tiny_checkpoint: Path, tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "spoilt"))
+    spoil(folder)
+    with pytest.raises(BadCheckpoint, match=message) as caught:
+        run(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("question", ["Which city? " * 100, "город " * 60], ids=["in characters", "in tokens only"])
+def test_a_question_that_does_not_fit_into_the_context_is_named(
+    run: Callable[..., Result], rows: Rows, question: str
+) -> None:
+    """The second is shorter than another one that does fit, but its letters are two tokens each."""
+    longest = replace(rows.test[3], question="capital of " * 36, id="longest")
+    long = replace(rows.test[3], question=question, id="long")
+    with pytest.raises(
+        BadBenchmark, match=r"'toy_capitals', item long: \d+ tokens .* exceed the model's context of 256"
+    ):
+        run(rows=replace(rows, test=(longest, long)))
+
+
+def test_an_option_that_does_not_fit_into_the_context_is_named(run: Callable[..., Result], rows: Rows) -> None:
+    """It is scored, however few tokens the model may say."""
+    long = replace(rows.test[3], options=("Oslo", "Oslo " * 250), id="long")
+    with pytest.raises(BadBenchmark, match=r"'toy_capitals', item long: .* exceed the model's context of 256"):
+        run(rows=replace(rows, test=(long,)))
+
+
+def test_a_cue_that_does_not_fit_into_the_context_is_refused(
+    run: Callable[..., Result], quick_protocol: Protocol
+) -> None:
+    with pytest.raises(BadBenchmark, match=r"exceed the model's context of 256"):
+        run(protocol=replace(quick_protocol, cue_text="\nOne word and nothing else: " * 20))
+
+
+def test_a_training_answer_that_does_not_fit_into_the_context_is_named(
+    run: Callable[..., Result], rows: Rows, quick_protocol: Protocol
+) -> None:
+    train = tuple(replace(example, answer="Oslo " * 250, options=()) for example in rows.train)
+    with pytest.raises(BadBenchmark, match=r"'toy_capitals', item 1-2: .* exceed the model's context of 256"):
+        run(rows=replace(rows, train=train), protocol=replace(quick_protocol, num_shots=0))
+
+
+def test_shots_that_do_not_fit_into_the_context_are_named(run: Callable[..., Result], quick_protocol: Protocol) -> None:
+    with pytest.raises(BadBenchmark, match=r"with 14 shots .* exceed the model's context of 256. Lower num_shots"):
+        run(protocol=replace(quick_protocol, num_shots=14))
+
+
+def test_a_benchmark_without_a_cue_cannot_be_tuned_in_its_place(
+    run: Callable[..., Result], toy_benchmark: Benchmark
+) -> None:
+    with pytest.raises(BadBenchmark, match="cue"):
+        run(benchmark=replace(toy_benchmark, cue=""))

@@ -1,0 +1,131 @@
+"""What a real MLflow store shows of a study: runs, curves, rankings, failures."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recorded import job, log, log_rankings, points
+
+from softprompt.errors import BadStudy, SoftPromptError
+from softprompt.result import Job
+from softprompt.study import Study
+from tasks.rankings import rank_at
+from tasks.store import Store
+from tasks.tracking import Tracker
+
+
+def test_scores_of_two_protocols_share_no_curve(study: Study) -> None:
+    """A team edits the protocol of a study that has results."""
+    edited = replace(study, protocol=replace(study.protocol, num_steps=study.protocol.num_steps + 1))
+    for each in (study, edited, edited):
+        log(each, *(job(each, benchmark=name) for name in study.benchmarks))
+        log_rankings(each)
+    client, runs = Store(study).client, [Store(each).run_id("A") for each in (study, edited)]
+    assert Store(study).ranking_run_id != Store(edited).ranking_run_id
+    shown = client.search_runs([Store(edited).experiment_id], filter_string=Store(edited).variants)
+    assert [run.info.run_id for run in shown] == runs[1:]
+    first, second = map(client.get_run, runs)
+    assert (first.info.run_name, second.info.run_name) == ("A", f"A ({edited.protocol.fingerprint})")
+    assert [run.data.params["num_steps"] for run in (first, second)] == ["2", "3"]
+    assert first.data.params.keys() == study.protocol.to_dict().keys()
+    for run in (first, second):
+        assert {"accuracy/sums", "accuracy/mean", "rank/mean"} <= run.data.metrics.keys()
+        for name in run.data.metrics:
+            assert len(client.get_metric_history(run.info.run_id, name)) == 1
+
+
+def test_scores_of_two_versions_of_a_benchmark_share_no_curve(study: Study) -> None:
+    """A team edits a benchmark of its own; the mean of the benchmarks is another one then, too."""
+    log(study, *(job(study, benchmark=name) for name in study.benchmarks))
+    log_rankings(study)
+    own = Path(study.benchmark_folder or "", "sums.py")
+    own.write_text(own.read_text().replace("max_new_tokens=4", "max_new_tokens=5"))
+    edited = replace(study)
+    log(edited, job(edited))
+    log_rankings(edited)
+    version = edited.benchmark("sums").fingerprint
+    found = Store(study).client.get_run(Store(study).run_id("A")).data.metrics
+    assert {"accuracy/sums", f"accuracy/sums.{version}", "accuracy/capitals", "accuracy/mean"} <= found.keys()
+    assert len([name for name in found if name.startswith("rank/mean")]) == 2
+    assert [name for name in found if len(points(study, "A", name)) != 1] == []
+
+
+def test_a_variant_may_be_called_like_the_run_of_the_rankings(study: Study) -> None:
+    log(study, *(job(study, "ranking", benchmark=name) for name in study.benchmarks))
+    log_rankings(study)
+    store = Store(study)
+    assert points(study, "ranking", "accuracy/sums")
+    held = [
+        {file.path for file in store.client.list_artifacts(i)} for i in (store.run_id("ranking"), store.ranking_run_id)
+    ]
+    assert held == [{"results"}, {"rankings.json"}]
+
+
+def test_a_ranking_opens_the_results_of_its_step_and_remembers_what_others_said(study: Study) -> None:
+    log(study, *(job(study, variant, benchmark=name) for variant in "AB" for name in study.benchmarks))
+    first = log_rankings(study)
+    assert [ranking.step for ranking in first.new] == [100]
+
+    shutil.rmtree(f"{study.home}/results")
+    shutil.rmtree(f"{study.home}/mlartifacts/{Store(study).run_id('A')}")  # step 100 can no longer be opened
+    log(study, *(job(study, "A", step=200, benchmark=name) for name in study.benchmarks))
+    jobs = Tracker(study).ledger.to_rank()
+    assert [ranking.step for ranking in log_rankings(study).new] == [200]
+    assert rank_at(Tracker(study), jobs, step=200)[0].incomplete == {"B": ("capitals", "sums")}
+    assert points(study, "A", "rank/mean")[0].step == 100
+
+    Path(study.home, "rankings.json").unlink()  # MLflow has it as well
+    again = log_rankings(study)
+    assert again.new == []
+    assert again.rankings[0] == first.rankings[0]
+    with pytest.raises(BadStudy, match=r"no results at step 150; there are at 100, 200"):
+        rank_at(Tracker(study), jobs, step=150)
+    with pytest.raises(BadStudy, match=r"There is no condition 'nonsense' in these results; there are cue"):
+        rank_at(Tracker(study), jobs, step=200, condition="nonsense")
+
+
+def test_a_variant_whose_jobs_failed_stands_in_the_ranking_and_its_error_in_mlflow(study: Study) -> None:
+    def fail(*jobs: Job, error: str) -> None:
+        for each in jobs:
+            Tracker(study).log_failure(each, SoftPromptError(error))
+
+    def notes(**how: Any) -> tuple[str, ...]:
+        tracker = Tracker(study)
+        return rank_at(tracker, *tracker.ledger.done_and_failed(), **how)[0].notes
+
+    def tags(variant: str) -> dict[str, str]:
+        store = Store(study)
+        found = store.client.get_run(store.run_id(variant)).data.tags
+        return {name: value for name, value in found.items() if name.startswith("failed")}
+
+    both = [job(study, "F", benchmark=name) for name in study.benchmarks]
+    fail(*both, error="Its weights are NaN.")
+    with pytest.raises(
+        BadStudy, match=r"no results to rank yet: F failed at step 100 on capitals, sums: Its wei.* NaN\.$"
+    ):
+        notes()
+    log(study, *(job(study, "A", step=step, benchmark=name) for step in (100, 200) for name in study.benchmarks))
+    failed = "F failed at step 100 on capitals, sums: Its weights are NaN"
+    assert notes() == (failed,)
+    tracker = Tracker(study)
+    ranking, _ = rank_at(tracker, *tracker.ledger.done_and_failed())
+    assert ranking.incomplete == {"F": ("capitals", "sums")}
+    assert tags("F") == dict.fromkeys(("failed/capitals", "failed/sums"), "step 100: Its weights are NaN.")
+
+    fail(job(study, "A", step=300), error="Killed.")
+    assert notes() == ("A failed at step 300 on sums: Killed", failed)
+    fail(job(study, "A", step=100, weights="second"), error="Killed.")  # older than the ranked step
+    log(study, job(study, "A", step=300))  # tried again by hand
+    assert notes() == (failed,)
+    log(study, *(job(study, "F", weights="second", benchmark=name) for name in study.benchmarks))
+    assert notes(step=200) == ()
+    assert tags("F") == {}
+
+
+def test_an_experiment_that_was_deleted_is_said_with_its_remedy(study: Study) -> None:
+    store = Store(study)
+    store.client.delete_experiment(store.experiment_id)
+    with pytest.raises(BadStudy, match=rf"was deleted; restore it by `mlflow .* {store.experiment_id}`, or give"):
+        Tracker(study).ledger.finished()
