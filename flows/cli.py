@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from softprompt.study import Study
 from softprompt.tables import screen, show_ranking
 
 if TYPE_CHECKING:
+    from softprompt.ranking import Ranking
     from tasks.planning import Plan
 
 StudyFile = Annotated[str, typer.Argument(help="The study's TOML file, e.g. demo/study.toml.")]
@@ -37,8 +39,11 @@ def rank(
     tracker = Tracker(Study.read(study))
     jobs, failed = tracker.ledger.done_and_failed()
     found, _ = rank_at(tracker, jobs, failed, condition=condition, step=step)
-    is_headline = found.condition == tracker.study.protocol.headline
-    diagnosis = diagnose(found, PastRankings(tracker, jobs).rankings if is_headline else [])
+    past: list[Ranking] = []
+    if found.condition == tracker.study.protocol.headline:
+        others = PastRankings(tracker, jobs)
+        found, past = replace(found, notes=(*found.notes, *others.notes)), others.rankings
+    diagnosis = diagnose(found, past)
     if as_json:
         print(to_json({**found.to_dict(), "diagnosis": diagnosis.to_dict()}))
     else:

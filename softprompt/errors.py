@@ -57,6 +57,10 @@ class TrackingUnavailable(SoftPromptError):
     retryable = True
 
 
+class LostResult(TrackingUnavailable):
+    """MLflow says that a job is done, and does not hold its files."""
+
+
 class JobFailed(SoftPromptError):
     """A job's own process ended without a result, or was ended."""
 

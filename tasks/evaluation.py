@@ -72,7 +72,8 @@ def evaluate_and_log(tracker: Tracker, job: Job, devices: tuple[str, ...] = ()) 
         try:
             compute(tracker.study, job, folder, devices)
         except SoftPromptError as error:
-            if not error.retryable and not isinstance(error, MENDED_ELSEWHERE):
+            is_final = not error.retryable and not isinstance(error, MENDED_ELSEWHERE)
+            if is_final and not is_finished(tracker, job, retry_failed=True):
                 tracker.log_failure(job, error)
             raise
     if is_finished(tracker, job, retry_failed=True):

@@ -19,10 +19,11 @@ from softprompt.files import write_whole
 from softprompt.fingerprints import fingerprint
 from softprompt.result import Job
 from softprompt.study import Study
-from tasks.claims import claimed
-from tasks.store import CREATION_PATIENCE_S, Store
+from tasks.store import Store
 
 JOB_TAG = "job."
+TAGS, PARAMS = {"fingerprint", "protocol", "uri", "modified_ms"}, {"variant", "step"}
+"""Of the LoggedModels that are checkpoints; a team may keep others in the experiment."""
 OVERLAP_MS = 120_000
 """How far a refresh looks back behind the newest change it knows: longer than clocks of MLflow's servers differ."""
 FULL_READ_S = 24 * 3600
@@ -79,14 +80,18 @@ class Ledger:
     def finished(self) -> dict[str, Finished]:
         """All finished jobs of the study by key, those of other protocols and of overwritten weights included."""
         with self.store.answers():
-            source = fingerprint([self.study.mlflow_uri, self.store.experiment_id, list(Finished.__dataclass_fields__)])
+            experiment = self.store.experiment
+            made = [self.study.mlflow_uri, experiment.experiment_id, experiment.creation_time]
+            source = fingerprint([*made, list(Finished.__dataclass_fields__)])
         models, seen_ms, read_s = self._read_copy(source)
         if not 0 <= time.time() - read_s < FULL_READ_S:
             models, seen_ms, read_s = {}, 0, time.time()
         changed = list(self._models(f"last_updated_timestamp >= {max(0, seen_ms - OVERLAP_MS)}"))
         entries = {model.model_id: _entries(model) for model in changed}
         if any(models.get(model_id) != found for model_id, found in entries.items()) or not models:
-            models |= entries
+            with self.store.answers():
+                active = self.store.active_runs()
+            models |= {model_id: _alive(found, active) for model_id, found in entries.items()}
             seen_ms = max([seen_ms, *(model.last_updated_timestamp for model in changed)])
             values = {"source": source, "seen_ms": seen_ms, "read_s": read_s, "models": models}
             write_whole(self.copy, json.dumps(values))
@@ -94,7 +99,10 @@ class Ledger:
 
     def finished_of(self, checkpoint: Checkpoint) -> dict[str, Finished]:
         """Finished jobs of one checkpoint, asked of MLflow itself."""
-        return _finished(map(_entries, self._models(f"tags.fingerprint = '{checkpoint.fingerprint}'")))
+        found = _finished(map(_entries, self._models(f"tags.fingerprint = '{checkpoint.fingerprint}'")))
+        with self.store.answers():
+            active = self.store.active_runs() if found else set()
+        return {key: job for key, job in found.items() if job.run_id in active}
 
     def check_copy(self, known: Iterable[str]) -> None:
         """Throw the copy away if it misses any of these finished jobs. It does where the clock of MLflow was set back,
@@ -110,13 +118,13 @@ class Ledger:
     def done_and_failed(self) -> tuple[list[Finished], list[Finished]]:
         """What `to_rank` says, and the failed jobs beside it."""
         finished = self.finished().values()
-        jobs = of_study(self.study, (job for job in finished if job.status == "done"))
+        jobs = of_study(self.study, finished)
         newest: dict[Place, tuple[int, str]] = {}
         for job in jobs:
             version = job.modified_ms, job.checkpoint
             newest[job.place] = max(newest.get(job.place, version), version)
-        done = [job for job in jobs if newest[job.place] == (job.modified_ms, job.checkpoint)]
-        return done, failed(self.study, finished)
+        now = [job for job in jobs if newest[job.place] == (job.modified_ms, job.checkpoint)]
+        return [job for job in now if job.status == "done"], failed(self.study, finished)
 
     def finish(self, job: Job, status: str, *, run_id: str, seconds: float = 0.0, error: str = "") -> None:
         """Note that a job needs no more work. This comes last: without it a job is not finished."""
@@ -124,6 +132,7 @@ class Ledger:
             "status": status,
             "benchmark": job.benchmark.name,
             "benchmark_fingerprint": job.benchmark.fingerprint,
+            "run_id": run_id,
             "seconds": round(seconds, 3),
             "error": error,
         }
@@ -133,8 +142,7 @@ class Ledger:
         """Of the checkpoint's LoggedModel; it is made on first use, by one process at a time."""
         found = self._find_model(job)
         if found is None:
-            key = fingerprint(["model", job.checkpoint.fingerprint, job.protocol.fingerprint])
-            with claimed(self.store, key, patience_s=CREATION_PATIENCE_S):
+            with self.store.alone("model", job.checkpoint.fingerprint):
                 found = self._find_model(job) or self._new_model(job, run_id)
         return found
 
@@ -177,8 +185,8 @@ class Ledger:
         self.store.client.finalize_logged_model(model_id, "READY")
 
     def _models(self, filter_string: str) -> Iterator[Any]:
-        """Checkpoints' LoggedModels; a team may keep others in the experiment. Newest change first: one that changes
-        while pages are turned comes twice rather than never."""
+        """Checkpoints' LoggedModels. Newest change first: one that changes while pages are turned comes twice rather
+        than never."""
         token = None
         while True:
             with self.store.answers():
@@ -189,7 +197,7 @@ class Ledger:
                     order_by=[{"field_name": "last_updated_timestamp", "ascending": False}],
                     page_token=token,
                 )
-            yield from (model for model in page if "fingerprint" in model.tags)
+            yield from (model for model in page if model.tags.keys() >= TAGS and model.params.keys() >= PARAMS)
             token = page.token
             if not token:
                 return
@@ -246,10 +254,18 @@ def _entries(model: Any) -> dict[str, dict[str, Any]]:
     return {"checkpoint": checkpoint, "jobs": jobs}
 
 
+def _alive(entries: dict[str, dict[str, Any]], runs: set[str]) -> dict[str, dict[str, Any]]:
+    """Without the jobs whose run was deleted: their results and points are gone with it."""
+    own = entries["checkpoint"]["run_id"]
+    return {**entries, "jobs": {key: job for key, job in entries["jobs"].items() if job.get("run_id", own) in runs}}
+
+
 def _finished(models: Iterable[dict[str, dict[str, Any]]]) -> dict[str, Finished]:
     """By key, what `_entries` say."""
     return {
-        key: Finished(key=key, **model["checkpoint"], **job) for model in models for key, job in model["jobs"].items()
+        key: Finished(key=key, **{**model["checkpoint"], **job})
+        for model in models
+        for key, job in model["jobs"].items()
     }
 
 

@@ -1,6 +1,7 @@
 """Rank the results and put the ranking where people look: MLflow, Prefect, a report."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -50,6 +51,7 @@ def publish(study: Study) -> tuple[Ranking, Diagnosis]:
     jobs, failed = tracker.ledger.done_and_failed()
     ranking, results = rank_at(tracker, jobs, failed)
     past = PastRankings(tracker, jobs)
+    ranking = replace(ranking, notes=(*ranking.notes, *past.notes))
     arm = Arm(name=study.name, results=tuple(results), ranking=ranking, past=tuple(past.rankings))
     report = write_report([arm], home / "report.html", title=study.name)
     values = {**ranking.to_dict(), "diagnosis": arm.diagnosis.to_dict()}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from softprompt.errors import BadStudy
+from softprompt.errors import BadStudy, LostResult
 from softprompt.files import write_whole
 from softprompt.fingerprints import fingerprint
 from softprompt.ranking import Ranking, Standing, matched_steps, on_later_steps, rank
@@ -72,6 +72,8 @@ class PastRankings:
         self.file = Path(tracker.study.home) / RANKINGS_FILE
         known, study = self._read(), tracker.study
         self.new: list[Ranking] = []
+        self.notes: list[str] = []
+        """On steps that cannot be ranked: others can."""
         by_step: dict[int, list[Finished]] = defaultdict(list)
         for job in jobs:
             by_step[job.step].append(job)
@@ -80,8 +82,12 @@ class PastRankings:
         for step in sorted(by_step):
             key = self.key(by_step[step])
             if key not in known:
-                results = tracker.results(by_step[step], condition=study.protocol.headline)
-                self.new.append(rank(results, study.benchmarks, step=step))
+                try:
+                    results = tracker.results(by_step[step], condition=study.protocol.headline)
+                    self.new.append(rank(results, study.benchmarks, step=step))
+                except (BadStudy, LostResult) as error:
+                    self.notes.append(f"Step {step} is not ranked: {str(error).rstrip('.')}")
+                    continue
             self.known[key] = known.get(key) or self.new[-1].to_dict()
 
     @property
@@ -89,8 +95,9 @@ class PastRankings:
         return [Ranking.from_dict(values) for values in self.known.values() if values["standings"]]
 
     def key(self, jobs: Sequence[Finished]) -> str:
-        """Of the ranking that rests on `jobs`, the results of one step."""
-        return fingerprint([list(self.tracker.study.benchmarks), sorted(job.key for job in jobs)])
+        """Of the ranking that rests on `jobs`, the results of one step. A job's run counts: in another one the ranking
+        has no points yet."""
+        return fingerprint([list(self.tracker.study.benchmarks), sorted((job.key, job.run_id) for job in jobs)])
 
     def save(self) -> Path:
         return write_whole(self.file, json.dumps({"fields": FIELDS, "rankings": self.known}))

@@ -15,12 +15,11 @@ from pathlib import Path
 
 from softprompt.checkpoints import Checkpoint
 from softprompt.cost import GB
-from softprompt.errors import SoftPromptError, TrackingUnavailable
+from softprompt.errors import LostResult, SoftPromptError
 from softprompt.files import remove_whole, temporary_folder, write_whole
-from softprompt.fingerprints import fingerprint
 from softprompt.ranking import Ranking, Standing
 from softprompt.result import RESULT_FILE, Job, Result, is_saved
-from softprompt.study import MEAN, Study
+from softprompt.study import Study
 from tasks.ledger import Finished, Ledger, artifact_folder
 from tasks.store import Point, Store
 
@@ -60,7 +59,7 @@ class Tracker:
             run_id = self.store.run_id(result.variant)
             self.store.client.log_artifacts(run_id, str(folder), artifacts)
             model_id = self.ledger.model_id(job, run_id)
-            curve = self.store.curve(run_id, job.benchmark.name, job.benchmark.fingerprint)
+            curve = self.store.curve(job.benchmark.name, job.benchmark.fingerprint)
             self.store.log_points(run_id, _points(result, curve, checkpoint, model_id))
             result = replace(result, cost=result.cost.with_seconds("log", time.perf_counter() - start))
             summary = write_whole(folder / RESULT_FILE, result.to_json())
@@ -93,13 +92,11 @@ class Tracker:
         for ranking in rankings:
             for standing in ranking.standings:
                 standings[standing.variant].append((ranking.step, standing))
-        version = fingerprint(sorted(self.study.benchmark(name).fingerprint for name in self.study.benchmarks))
         with self.store.answers():
+            curve = self.store.mean_curve
             for variant, its in standings.items():
-                run_id = self.store.run_id(variant)
-                curve = self.store.curve(run_id, MEAN, version)
                 self.store.log_points(
-                    run_id,
+                    self.store.run_id(variant),
                     [
                         Point(f"{name}/{curve}", value, times[step], step)
                         for step, standing in its
@@ -136,7 +133,7 @@ class Tracker:
                 for artifact in self.store.client.list_artifacts(job.run_id, job.artifacts):
                     self.fetch(job.run_id, artifact.path, half / Path(artifact.path).name)
                 if not is_saved(half):
-                    raise TrackingUnavailable(
+                    raise LostResult(
                         f"MLflow's run {job.run_id} holds no whole result at {job.artifacts}, though the job is done; "
                         "bring its artifacts back, or delete the checkpoint's LoggedModel, and ledger.json at home, to "
                         "have it evaluated again."

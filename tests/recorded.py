@@ -5,6 +5,7 @@ from typing import Any
 from studies import recorded_result
 
 from softprompt.checkpoints import Checkpoint
+from softprompt.fingerprints import fingerprint
 from softprompt.result import Job
 from softprompt.study import Study
 from tasks.rankings import PastRankings
@@ -17,7 +18,7 @@ def job(study: Study, variant: str = "A", step: int = 100, weights: str = "first
         uri=f"{study.bucket}/{variant}/step-{step}",
         variant=variant,
         step=step,
-        fingerprint=f"{variant}-{step}-{weights}",
+        fingerprint=fingerprint([variant, step, weights]),
         modified_ms={"first": 1_000_000, "second": 2_000_000}[weights],
     )
     return Job(checkpoint, study.benchmark(benchmark), study.protocol)

@@ -1,5 +1,6 @@
 """Claims on a real MLflow store: a job is computed by one process at a time."""
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +14,8 @@ from recorded import job, log, points
 from studies import recorded_result
 
 import tasks.evaluation
+import tasks.store
+from softprompt.errors import BadCheckpoint, TrackingUnavailable
 from softprompt.result import Job
 from softprompt.study import Study
 from tasks.claims import Claim, claimed
@@ -111,3 +114,25 @@ def test_of_two_that_computed_the_same_job_the_first_result_stands(
     (result,) = Tracker(study).results()
     assert result.metrics["cue"]["accuracy"].value == 0.5
     assert [point.value for point in points(study, "A", "accuracy/sums")] == [0.5]
+
+
+def test_a_late_failure_leaves_what_another_process_finished(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = job(study)
+
+    def compute(*_: object) -> None:
+        log(study, mine)
+        shutil.rmtree(f"{study.home}/results")
+        raise BadCheckpoint("Its weights are NaN.")
+
+    monkeypatch.setattr(tasks.evaluation, "compute", compute)
+    with pytest.raises(BadCheckpoint):
+        evaluate_and_log(Tracker(study), mine)
+    assert [entry.status for entry in Tracker(study).ledger.finished().values()] == ["done"]
+
+
+def test_who_cannot_be_alone_makes_no_run(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.store, "CREATION_S", 0)
+    store = Store(study)
+    with store.alone("run", "variant", "A"), pytest.raises(TrackingUnavailable, match="still making run variant A"):
+        Store(study).run_id("A")
+    assert store.active_runs() == set()

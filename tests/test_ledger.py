@@ -33,7 +33,7 @@ def test_writers_that_start_together_share_a_run_per_variant_and_a_model_per_che
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda each: log(study, each), jobs))
     store = Store(study)
-    assert len(store.client.search_runs([store.experiment_id])) == 1
+    assert len(store.client.search_runs([store.experiment_id], filter_string=store.variants)) == 1
     assert len(store.client.search_logged_models([store.experiment_id])) == 2
     assert Tracker(study).ledger.finished().keys() == {each.key for each in jobs}
 

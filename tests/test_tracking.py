@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from recorded import job, log, log_rankings, points
+from studies import recorded_result
 
 from softprompt.errors import BadStudy, SoftPromptError
 from softprompt.result import Job
@@ -45,22 +46,94 @@ def test_scores_of_two_versions_of_a_benchmark_share_no_curve(study: Study) -> N
     edited = replace(study)
     log(edited, job(edited))
     log_rankings(edited)
+    log(edited, *(job(edited, "B", benchmark=name) for name in study.benchmarks))  # it never had the version before
+    log_rankings(edited)
     version = edited.benchmark("sums").fingerprint
-    found = Store(study).client.get_run(Store(study).run_id("A")).data.metrics
-    assert {"accuracy/sums", f"accuracy/sums.{version}", "accuracy/capitals", "accuracy/mean"} <= found.keys()
-    assert len([name for name in found if name.startswith("rank/mean")]) == 2
-    assert [name for name in found if len(points(study, "A", name)) != 1] == []
+    client = Store(study).client
+    first, second = (client.get_run(Store(study).run_id(variant)).data.metrics.keys() for variant in "AB")
+    assert {"accuracy/sums", f"accuracy/sums.{version}", "accuracy/capitals", "accuracy/mean"} <= first
+    assert {f"accuracy/sums.{version}", "accuracy/capitals"} <= second
+    assert not {"accuracy/sums", "accuracy/mean"} & second
+    assert len([name for name in first & second if name.startswith("rank/mean.")]) == 1
+    assert [name for name in first if len({point.step for point in points(study, "A", name)}) != 1] == []
 
 
-def test_a_variant_may_be_called_like_the_run_of_the_rankings(study: Study) -> None:
-    log(study, *(job(study, "ranking", benchmark=name) for name in study.benchmarks))
+@pytest.mark.parametrize("variant", ["ranking", "it's", "a\\b", "a\\", "' OR \\'", "100%", "x" * 600])
+def test_a_variant_may_be_called_anything(study: Study, variant: str) -> None:
+    for step in (100, 200):
+        log(study, *(job(study, variant, step, benchmark=name) for name in study.benchmarks))
     log_rankings(study)
     store = Store(study)
-    assert points(study, "ranking", "accuracy/sums")
-    held = [
-        {file.path for file in store.client.list_artifacts(i)} for i in (store.run_id("ranking"), store.ranking_run_id)
-    ]
+    assert [point.step for point in points(study, variant, "accuracy/sums")] == [100, 200]
+    assert len(store.active_runs()) == 2
+    both = store.run_id(variant), store.ranking_run_id
+    held = [{file.path for file in store.client.list_artifacts(run_id)} for run_id in both]
     assert held == [{"results"}, {"rankings.json"}]
+
+
+def test_what_a_team_keeps_in_the_experiment_is_left_alone(study: Study) -> None:
+    store = Store(study)
+    store.client.create_run(store.experiment_id, run_name="A", tags={"variant": "A"})
+    store.client.create_logged_model(
+        store.experiment_id, name="A", tags={"fingerprint": job(study).checkpoint.fingerprint}
+    )
+    log(study, job(study))
+    assert Tracker(study).ledger.finished().keys() == {job(study).key}
+    assert len(points(study, "A", "accuracy/sums")) == 1
+
+
+def test_a_run_that_was_deleted_is_made_anew_with_all_its_points(study: Study) -> None:
+    jobs = [job(study, step=step, benchmark=name) for step in (100, 200) for name in study.benchmarks]
+    log(study, *jobs[:3])
+    store, kept = Store(study), job(study, "B")
+    log(study, kept)
+    log_rankings(study)
+    deleted = store.run_id("A")
+    store.client.delete_run(deleted)
+    log(study, jobs[3])
+    for home in (study.home, f"{study.home}-elsewhere"):
+        other = replace(study, home=home, tracking_uri=study.mlflow_uri)
+        Path(home, "ledger.json").unlink(missing_ok=True)
+        assert Tracker(other).ledger.finished().keys() == {jobs[3].key, kept.key}
+        assert Tracker(other).ledger.finished_of(jobs[0].checkpoint) == {}
+        assert {result.job_key for result in Tracker(other).results()} == {jobs[3].key, kept.key}
+    log(study, *jobs[:3])
+    assert Tracker(study).ledger.finished().keys() == {each.key for each in (*jobs, kept)}
+    log_rankings(study)
+    assert Store(study).run_id("A") != deleted
+    for name in ("accuracy/sums", "accuracy/mean", "rank/mean"):
+        assert sorted(point.step for point in points(study, "A", name)) == [100, 200]
+
+
+def test_a_step_that_cannot_be_ranked_is_said_and_leaves_the_others(study: Study) -> None:
+    both = [job(study, variant, 200, benchmark=name) for variant in "AB" for name in study.benchmarks]
+    log(study, job(study, "A"), *(job(study, variant, benchmark="capitals") for variant in "AB"), *both)
+    tracker, other = Tracker(study), job(study, "B")
+    result = recorded_result(other)
+    items = tuple(replace(outcome, item=f"other-{outcome.item}") for outcome in result.outcomes)
+    tracker.log(other, replace(result, outcomes=items).save(tracker.results_folder / other.key))
+    past = log_rankings(study)
+    assert [ranking.step for ranking in past.new] == [200]
+    (note,) = past.notes
+    assert note.startswith("Step 100 is not ranked: B and A were given different items of sums at step 100")
+
+
+def test_weights_that_were_written_over_are_not_ranked_where_their_successors_failed(study: Study) -> None:
+    log(study, *(job(study, variant, benchmark=name) for variant in "AB" for name in study.benchmarks))
+    Tracker(study).log_failure(job(study, "A", weights="second"), SoftPromptError("Its weights are NaN."))
+    tracker = Tracker(study)
+    ranking, _ = rank_at(tracker, *tracker.ledger.done_and_failed())
+    assert (list(ranking.scores), list(ranking.incomplete)) == (["B"], ["A"])
+    assert ranking.notes == ("A failed at step 100 on sums: Its weights are NaN",)
+
+
+def test_a_store_that_was_moved_with_its_home_says_what_to_do(study: Study) -> None:
+    log(study, job(study))
+    moved = Path(study.home).rename(f"{study.home}-moved")
+    with pytest.raises(
+        BadStudy, match=rf"keeps its files at {study.home}/mlartifacts, where .*; move it back there\. Or"
+    ):
+        Tracker(replace(study, home=str(moved))).ledger.finished()
 
 
 def test_a_ranking_opens_the_results_of_its_step_and_remembers_what_others_said(study: Study) -> None:
