@@ -10,7 +10,7 @@ from flows.rank_variants import rank_variants
 from softprompt.study import Study
 from tasks.discovery import find_pending
 from tasks.planning import say_plan
-from tasks.publishing import has_results
+from tasks.publishing import is_ranking_due
 from tasks.run_names import by_study_and_steps
 
 
@@ -30,7 +30,7 @@ def backfill_checkpoints(
     declared = Study.read(study)
     chosen = [
         checkpoint
-        for checkpoint in find_pending(declared)
+        for checkpoint in find_pending(declared).pending
         if first_step <= checkpoint.step <= last_step and (variants is None or checkpoint.variant in variants)
     ]
     say_plan(declared, chosen)
@@ -42,6 +42,6 @@ def backfill_checkpoints(
         )
         for checkpoint in chosen
     ]
-    if has_results(declared):
+    if is_ranking_due(declared):
         states.append(rank_variants(study, return_state=True))
     return states

@@ -12,6 +12,7 @@ from softprompt.study import Study
 from tasks.discovery import find_jobs
 from tasks.evaluation import evaluate_benchmark
 from tasks.interruption import interruptible
+from tasks.publishing import is_ranking_due
 
 
 @flow(name="evaluate-checkpoint", flow_run_name="{checkpoint}")
@@ -26,7 +27,7 @@ def evaluate_checkpoint(
         retry_failed: try benchmarks again that failed for a reason that does not pass by itself.
         wait_for_others: wait for benchmarks that another run is evaluating, and take them over if it dies; otherwise
             leave them to it.
-        rank: rank the variants afterwards, if this run evaluated anything.
+        rank: rank the variants afterwards, if anything has changed since they were ranked.
     """
     declared = Study.read(study)
     jobs = find_jobs(declared, checkpoint, retry_failed=retry_failed)
@@ -36,6 +37,6 @@ def evaluate_checkpoint(
         futures = runner.map(evaluate_benchmark, {"study": unmapped(declared), "job": jobs, **how})
         wait(futures)
     states = [future.state for future in futures]
-    if rank and any(state.name == "Done" for state in states):
+    if rank and is_ranking_due(declared):
         states.append(rank_variants(study, return_state=True))
     return states

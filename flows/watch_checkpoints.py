@@ -10,13 +10,14 @@ from flows.rank_variants import rank_variants
 from softprompt.study import Study
 from tasks.discovery import find_pending
 from tasks.planning import say_plan
-from tasks.publishing import has_results
+from tasks.publishing import is_ranking_due
 from tasks.run_names import by_study
 
 
 @flow(name="watch-checkpoints", flow_run_name=by_study)
 def watch_checkpoints(study: str, dry_run: bool = False, wait_for_others: bool = False) -> list[State[Any]]:
-    """Evaluate every complete checkpoint that has unfinished benchmarks, the newest first, and rank the variants.
+    """Evaluate every complete checkpoint that has unfinished benchmarks, the newest first, and rank the variants if
+    anything has changed since they were ranked.
 
     The bucket is looked at again after each checkpoint, so that one that appears meanwhile is next. A schedule makes
     this a watcher: every run starts from what the bucket and MLflow say, and keeps nothing between runs.
@@ -30,16 +31,16 @@ def watch_checkpoints(study: str, dry_run: bool = False, wait_for_others: bool =
     states: list[State[Any]] = []
     tried: set[str] = set()
     if dry_run:
-        say_plan(declared, find_pending(declared))
+        say_plan(declared, find_pending(declared).pending)
         return states
-    while pending := find_pending(declared, frozenset(tried), most=1):
-        newest = pending[0]
+    while (found := find_pending(declared, frozenset(tried), most=1)).pending:
+        newest = found.pending[0]
         states.append(
             evaluate_checkpoint(
                 study, newest.uri, retry_failed=False, wait_for_others=wait_for_others, rank=False, return_state=True
             )
         )
         tried.add(newest.uri)
-    if states and has_results(declared):
+    if is_ranking_due(declared, found.basis):
         states.append(rank_variants(study, return_state=True))
     return states

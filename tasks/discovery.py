@@ -64,6 +64,8 @@ class Look:
     pending: list[Checkpoint] = field(default_factory=list)
     """Newest step first."""
     failed: list[Failure] = field(default_factory=list)
+    basis: str = ""
+    """Of a ranking, see `Ledger.basis`; not of a look that finds something to evaluate."""
 
     def __str__(self) -> str:
         if not self.num_folders and not self.rejected:
@@ -88,12 +90,12 @@ class Look:
 
 
 @task(**RETRIED)
-def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | None = None) -> list[Checkpoint]:
+def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | None = None) -> Look:
     """Complete checkpoints with unfinished jobs, newest step first, no more than `most`; those whose URI is in `tried`
     left out, and not looked at again."""
     found = look(study, tried, most)
     report(found)
-    return found.pending
+    return found
 
 
 @task(**RETRIED)
@@ -113,7 +115,8 @@ def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job
 
 def look(study: Study, tried: frozenset[str] = frozenset(), most: int | None = None) -> Look:
     """One look at a study's bucket and at its ledger; see `find_pending`."""
-    bucket, finished = Bucket(study.bucket), Tracker(study).ledger.finished()
+    bucket, ledger = Bucket(study.bucket), Tracker(study).ledger
+    finished = ledger.finished()
     listing = list_folders(bucket, Layout(study.layout))
     again = SecondLook(study, time.time())
     untried = [folder for folder in listing.folders if folder.uri not in tried]
@@ -136,6 +139,7 @@ def look(study: Study, tried: frozenset[str] = frozenset(), most: int | None = N
                 break
     if not found.pending:
         again.done()
+        found.basis = ledger.basis(finished.values())
     return found
 
 

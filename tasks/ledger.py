@@ -9,7 +9,7 @@ decides nothing: without it the answer is the same and takes longer.
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,9 +115,9 @@ class Ledger:
         overwritten, only the newest."""
         return self.done_and_failed()[0]
 
-    def done_and_failed(self) -> tuple[list[Finished], list[Finished]]:
-        """What `to_rank` says, and the failed jobs beside it."""
-        finished = self.finished().values()
+    def done_and_failed(self, finished: Collection[Finished] | None = None) -> tuple[list[Finished], list[Finished]]:
+        """What `to_rank` says, and the failed jobs beside it, out of `finished` or of what is finished now."""
+        finished = self.finished().values() if finished is None else finished
         jobs = of_study(self.study, finished)
         newest: dict[Place, tuple[int, str]] = {}
         for job in jobs:
@@ -125,6 +125,14 @@ class Ledger:
             newest[job.place] = max(newest.get(job.place, version), version)
         now = [job for job in jobs if newest[job.place] == (job.modified_ms, job.checkpoint)]
         return [job for job in now if job.status == "done"], failed(self.study, finished)
+
+    def basis(self, finished: Collection[Finished]) -> str:
+        """Identity of all that a ranking of these rests on; empty if nothing of it is done."""
+        jobs = of_study(self.study, finished)
+        if not any(job.status == "done" for job in jobs):
+            return ""
+        ends = sorted((job.key, job.status, job.run_id, job.superseded_by) for job in jobs)
+        return fingerprint([[self.study.benchmark(name).fingerprint for name in self.study.benchmarks], ends])
 
     def finish(self, job: Job, status: str, *, run_id: str, seconds: float = 0.0, error: str = "") -> None:
         """Note that a job needs no more work. This comes last: without it a job is not finished."""

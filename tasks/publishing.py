@@ -35,12 +35,15 @@ def publish_ranking(study: Study) -> Ranking:
 
 
 @task(**RETRIED)
-def has_results(study: Study) -> bool:
-    """Whether there is anything to rank. Where every job failed, a ranking would only be one more failure."""
-    found = bool(Tracker(study).ledger.to_rank())
-    if not found:
+def is_ranking_due(study: Study, basis: str | None = None) -> bool:
+    """Whether the published ranking, if there is one, rests on other results than there are. `basis` is that of a look
+    that was taken just now, or is asked for."""
+    tracker = Tracker(study)
+    if basis is None:
+        basis = tracker.ledger.basis(tracker.ledger.finished().values())
+    if not basis:
         get_run_logger().info("There are no results to rank yet.")
-    return found
+    return bool(basis) and tracker.ranked_on() != basis
 
 
 def publish(study: Study) -> tuple[Ranking, Diagnosis]:
@@ -48,7 +51,8 @@ def publish(study: Study) -> tuple[Ranking, Diagnosis]:
     from softprompt.report import write_report
 
     tracker, home = Tracker(study), Path(study.home)
-    jobs, failed = tracker.ledger.done_and_failed()
+    finished = tracker.ledger.finished().values()
+    jobs, failed = tracker.ledger.done_and_failed(finished)
     ranking, results = rank_at(tracker, jobs, failed)
     past = PastRankings(tracker, jobs)
     ranking = replace(ranking, notes=(*ranking.notes, *past.notes))
@@ -57,7 +61,7 @@ def publish(study: Study) -> tuple[Ranking, Diagnosis]:
     values = {**ranking.to_dict(), "diagnosis": arm.diagnosis.to_dict()}
     latest = write_whole(home / "latest-ranking.json", to_json(values))
     tracker.log_rankings(past.new, jobs)
-    tracker.log_ranking_files([report, latest, past.save()])
+    tracker.log_ranking_files([report, latest, past.save()], tracker.ledger.basis(finished))
     return ranking, arm.diagnosis
 
 

@@ -25,6 +25,8 @@ from tasks.store import Point, Store
 
 FAILED_TAG = "failed/"
 """Of a variant's run, with a benchmark's name: what failed there last. For readers; the ledger is what counts."""
+RANKED_TAG = "ranked"
+"""Of the run of the rankings: on which basis, see `Ledger.basis`."""
 
 
 class Tracker:
@@ -104,10 +106,18 @@ class Tracker:
                     ],
                 )
 
-    def log_ranking_files(self, files: Iterable[Path]) -> None:
+    def log_ranking_files(self, files: Iterable[Path], basis: str) -> None:
+        """Publish what was ranked on this `basis`, and then, last, that it was."""
         with self.store.answers():
+            run_id = self.store.ranking_run_id
             for file in files:
-                self.store.client.log_artifact(self.store.ranking_run_id, str(file))
+                self.store.client.log_artifact(run_id, str(file))
+            self.store.client.set_tag(run_id, RANKED_TAG, basis)
+
+    def ranked_on(self) -> str:
+        """The basis of the ranking that is published."""
+        with self.store.answers():
+            return self.store.client.get_run(self.store.ranking_run_id).data.tags.get(RANKED_TAG, "")
 
     def fetch(self, run_id: str, path: str, target: Path) -> None:
         """Copy an artifact from MLflow to `target`."""

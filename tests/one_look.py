@@ -68,7 +68,7 @@ def main(study_file: str, *moment: str) -> None:
         interrupt(*moment)
     evaluation.compute = counted
     with disable_run_logger():
-        for checkpoint in find_pending.fn(study):
+        for checkpoint in find_pending.fn(study).pending:
             for job in find_jobs.fn(study, checkpoint.uri):
                 evaluate(study, job)
 

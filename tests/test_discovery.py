@@ -141,16 +141,16 @@ def test_a_look_that_ends_early_claims_nothing_of_the_rest_and_a_run_warns_once(
 ) -> None:
     monkeypatch.setattr(discovery, "get_run_logger", lambda: logging.getLogger("look"))
     caplog.set_level("INFO", "look")
-    assert find_pending.fn(study) == []
+    assert find_pending.fn(study).pending == []
     assert f"Nothing lies in {study.bucket} (yet); correct `bucket` in the study" in caplog.text
     for step in (1, 2, 3):
         write_checkpoint(Path(study.bucket) / "A" / f"step-{step}")
     for step in (1, 3):
         (Path(study.bucket) / "A" / f"step-{step}" / "config.json").unlink()
-    (second,) = find_pending.fn(study, most=1)
+    (second,) = find_pending.fn(study, most=1).pending
     assert "3 checkpoints in" in caplog.text
     assert ", 2 of them looked into: 1 to evaluate, 0 failed before, 1 passed over" in caplog.text
-    assert find_pending.fn(study, tried=frozenset({second.uri}), most=1) == []
+    assert find_pending.fn(study, tried=frozenset({second.uri}), most=1).pending == []
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [re.findall(r"step-\d", sentence)[0] for sentence in warned] == ["step-3", "step-1"]
 
@@ -202,7 +202,7 @@ def test_the_newest_steps_come_first_over_all_variants(study: Study) -> None:
 
 def pending(study: Study, **arguments: Any) -> list[Checkpoint]:
     with disable_run_logger():
-        return find_pending.fn(study, **arguments)
+        return find_pending.fn(study, **arguments).pending
 
 
 def test_pending_checkpoints_come_newest_first_and_no_more_than_asked_for(study: Study) -> None:

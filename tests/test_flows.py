@@ -31,6 +31,7 @@ from softprompt.errors import BadCheckpoint, TrackingUnavailable
 from softprompt.study import Study
 from tasks.evaluation import room_for_a_job
 from tasks.ledger import Ledger
+from tasks.publishing import publish_ranking
 from tasks.tracking import Tracker
 
 
@@ -210,6 +211,31 @@ def test_a_result_that_was_computed_but_not_logged_is_logged_without_computing_i
     store = Tracker(Study.read(study)).store
     history = store.client.get_metric_history(store.run_id("A"), "accuracy/capitals")
     assert len(history) == 1
+
+
+def test_a_ranking_is_published_once_and_again_if_it_was_cut_off_or_the_study_changed(
+    tmp_path: Path, tiny_checkpoint: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(tmp_path, tiny_checkpoint)
+    latest = tmp_path / ".softprompt" / "latest-ranking.json"
+
+    def cut_off(*_: object, **__: object) -> None:
+        raise TrackingUnavailable("Cut off.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracker, "log_ranking_files", cut_off)
+        patched.setattr("flows.rank_variants.publish_ranking", publish_ranking.with_options(retries=0))
+        assert watch_checkpoints(str(study), return_state=True).is_failed()
+    latest.unlink()
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert json.loads(latest.read_text())["benchmarks"] == ["capitals", "sums"]
+    latest.unlink()
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert not latest.exists()  # nothing has changed since
+    study.write_text(study.read_text().replace('["capitals", "sums"]', '["sums"]'))
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert json.loads(latest.read_text())["benchmarks"] == ["sums"]
+    assert sorted(computed) == ["A capitals", "A sums"]
 
 
 def test_two_studies_in_one_bucket_keep_apart(tmp_path: Path, tiny_checkpoint: Path, computed: list[str]) -> None:
