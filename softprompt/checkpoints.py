@@ -206,7 +206,8 @@ def open_checkpoint(
     uri: str | PathLike[str], place: tuple[str, int] | None = None, *, with_tokenizer: bool = False
 ) -> Checkpoint:
     """The checkpoint at `uri`, a local folder or any fsspec URL. Its variant and step are `place`, or else what
-    `metadata.json` says, or else read off the folder's name; the step is 0 where that names none.
+    `metadata.json` says, or else read off the folder's name: the step is 0 where that names none, and where it names
+    nothing else the variant is called as the folder above.
 
     Raises:
         BadCheckpoint: it is missing, incomplete, or broken.
@@ -216,10 +217,14 @@ def open_checkpoint(
     bucket = Bucket(uri)
     if place is None:
         metadata = read_metadata(bucket, "")
-        name = bucket.url.rsplit("/", 1)[-1]
-        place = str(metadata.get("variant", name)), metadata.get("step", _step_in(name))
+        above, _, name = bucket.url.rpartition("/")
+        variant = above.rpartition("/")[2] if _ONLY_A_STEP.fullmatch(name) else name
+        place = str(metadata.get("variant", variant or name)), metadata.get("step", _step_in(name))
     folder = Folder(uri=bucket.url, path="", variant=place[0], step=place[1])
     return describe(bucket, folder, with_tokenizer=with_tokenizer)
+
+
+_ONLY_A_STEP = re.compile(r"(?i)(?:global[-_]?)?(?:(?:step|checkpoint|iter)[-_]?)?[0-9]+")
 
 
 def _step_in(name: str) -> int:

@@ -5,7 +5,7 @@ import math
 import platform
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 
 import torch
@@ -22,6 +22,7 @@ from softprompt.conditions import Condition
 from softprompt.controls import learned_task, shuffled_answers, with_instruction
 from softprompt.cost import Cost
 from softprompt.decode import answer
+from softprompt.fingerprints import fingerprint
 from softprompt.lengths import check_lengths
 from softprompt.loading import load_model
 from softprompt.loss import shared_tokens
@@ -108,6 +109,7 @@ def evaluate(
             "checkpoint": checkpoint.uri,
             "checkpoint_fingerprint": checkpoint.fingerprint,
             "benchmark_fingerprint": benchmark.fingerprint,
+            "rows_fingerprint": fingerprint([[asdict(each) for each in part] for part in (shots, train, test)]),
             "protocol_fingerprint": protocol.fingerprint,
             "tokenizer": tokenizer or "the checkpoint's own",
             "num_train": len(train),

@@ -23,11 +23,15 @@ class FromDict:
             raise BadStudy(
                 f"{cls.__name__} has no setting {', '.join(map(repr, unknown))}; it has {', '.join(sorted(known))}."
             )
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        for name, hint in get_type_hints(cls).items():
-            if name in values:
-                require(_fits(values[name], hint), name, values[name], _in_words(hint))
         return cls(**values)
+
+    def __post_init__(self) -> None:
+        """Raise `BadStudy` at a value of another type than declared. A list is as good as a tuple."""
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, list | range):
+                object.__setattr__(self, name, tuple(value))
+            require(_fits(getattr(self, name), hint), name, value, _in_words(hint))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)  # type: ignore[call-overload]
@@ -83,6 +87,7 @@ class Protocol(FromDict):
     """First so many test items for the points of the tuning curve; None for all."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("num_vectors", "num_steps", "batch_size", "num_train"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of at least 1")
         for name in ("num_test", "num_curve"):
@@ -96,7 +101,9 @@ class Protocol(FromDict):
         rate = self.learning_rate
         require(0 < rate <= 1e6, "learning_rate", rate, "a positive multiple of the embedding RMS, at most 1e6")
         require(0 <= self.unknown_share < 1, "unknown_share", self.unknown_share, "a share from 0 to less than 1")
+        require(self.num_warmup_steps >= 0, "num_warmup_steps", self.num_warmup_steps, "0 or more")
         require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "seeds", self.seeds, "distinct seeds")
+        require(all(0 <= seed < 2**63 for seed in self.seeds), "seeds", self.seeds, "seeds from 0 to less than 2^63")
         require(bool(self.placements), "placements", self.placements, f"one or more of {', '.join(PLACEMENTS)}")
         for name, known in (("placements", PLACEMENTS), ("controls", CONTROLS)):
             found = getattr(self, name)
@@ -169,6 +176,7 @@ class Resources(FromDict):
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.micro_batch is None or self.micro_batch >= 1, "micro_batch", self.micro_batch, "at least 1")
         require(self.dtype in ("auto", "float32", "bfloat16"), "dtype", self.dtype, "auto, float32 or bfloat16")
         for name in ("processes_per_job", "devices_per_process"):
@@ -207,7 +215,7 @@ def require(holds: bool, name: str, found: Any, expected: str) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from TOML or JSON is of the annotated type; a whole number serves as a float."""
+    """Whether a value is of the annotated type; a whole number serves as a float."""
     if isinstance(hint, UnionType):
         return any(_fits(value, kind) for kind in get_args(hint))
     if get_origin(hint) is tuple:

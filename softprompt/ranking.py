@@ -18,7 +18,8 @@ FORMAT_LEARNED = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A variant's place. `score` is its chance-centred accuracy averaged over the benchmarks, with a 95 % interval."""
+    """A variant's place, which equal scores share. `score` is its chance-centred accuracy averaged over the benchmarks,
+    with a 95 % interval."""
 
     rank: int
     variant: str
@@ -218,7 +219,7 @@ def rank(
     means = scores.means
     standings = tuple(
         Standing(
-            rank=place,
+            rank=1 + sum(other > score for other in means.value_X.tolist()),
             variant=v,
             score=score,
             low=low,
@@ -227,9 +228,8 @@ def rank(
             limits={b: _limits(found[v, b], condition) for b in benchmarks},
             warnings=_warnings([found[v, b] for b in benchmarks], condition),
         )
-        for place, (v, score, low, high) in enumerate(
-            zip(scores.variants, means.value_X.tolist(), *(limit.tolist() for limit in means.interval()), strict=True),
-            start=1,
+        for v, score, low, high in zip(
+            scores.variants, means.value_X.tolist(), *(limit.tolist() for limit in means.interval()), strict=True
         )
     )
     comparisons, groups = _compared(scores)
@@ -286,10 +286,12 @@ def matched_steps(results: Iterable[Measured], benchmarks: Sequence[str]) -> lis
 
 def on_later_steps(results: Iterable[Measured], benchmarks: Sequence[str]) -> list[str]:
     """That several variants could be ranked at a later step than the best matched one, from which others keep them:
-    where one comes late, or an old checkpoint is evaluated at last, the ranking goes back."""
+    where one comes late, or an old checkpoint is evaluated at last, the ranking goes back. Or that one goes on alone,
+    by more than a step."""
     complete = _complete(results, benchmarks)
     *others, best = sorted(complete, key=lambda step: (len(complete[step]), step))
-    later = [step for step in others if step > best and len(complete[step]) > 1]
+    beyond = [step for step in others if step > best and complete[step]]
+    later = [step for step in beyond if len(complete[step]) > 1] or beyond[1:]
     if not later:
         return []
     ahead, late = complete[later[-1]], complete[best] - complete[later[-1]]

@@ -12,6 +12,7 @@ from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import Checkpoint
 from softprompt.conditions import Condition
 from softprompt.cost import Cost
+from softprompt.errors import BadStudy
 from softprompt.files import write_whole
 from softprompt.fingerprints import fingerprint
 from softprompt.metrics import Estimate, Outcome, is_saturated
@@ -77,7 +78,7 @@ class Result:
     """Placement -> format-free metric -> how much better true answers did than shuffled ones or the plain prompt,
     whichever is less sure; see `softprompt.controls`. Empty without the control `shuffled`."""
     outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
-    vectors: "dict[str, np.ndarray]" = field(default_factory=dict, repr=False)
+    vectors: "dict[str, np.ndarray]" = field(default_factory=dict, repr=False, compare=False)
     """Condition that vectors are tuned for -> the vectors, (seed, vector, width), float32."""
 
     @property
@@ -130,7 +131,16 @@ class Result:
         return to_json(self.to_dict())
 
     def save(self, folder: str | Path) -> Path:
-        """Write `items.parquet`, `vectors.safetensors` and, when they are there, `result.json` into `folder`."""
+        """Write `items.parquet`, `vectors.safetensors` and, when they are there, `result.json` into `folder`.
+
+        Raises:
+            BadStudy: it was loaded in part, and saving it would lose the rest.
+        """
+        if missing := self.metrics.keys() - {outcome.condition for outcome in self.outcomes}:
+            raise BadStudy(
+                f"This result holds no items of {', '.join(sorted(missing))}; to save it, load it whole by "
+                "Result.load(folder)."
+            )
         import pyarrow as pa
         import pyarrow.parquet as pq
         from safetensors.numpy import save_file
@@ -144,10 +154,15 @@ class Result:
 
     @classmethod
     def load(cls, folder: str | Path, *, with_items: bool = True, condition: str | None = None) -> Self:
-        """Read what `save` wrote, items of one `condition` only if it is named; the vectors stay in their file."""
+        """Read what `save` wrote. A part is read sooner: no items and vectors, or the items of one `condition`."""
         folder = Path(folder)
         values = json.loads((folder / RESULT_FILE).read_text())
         outcomes: Iterable[Outcome] = ()
+        vectors = {}
+        if with_items and condition is None:
+            from safetensors.numpy import load_file
+
+            vectors = load_file(folder / VECTORS_FILE)
         if with_items:
             import pyarrow.parquet as pq
 
@@ -176,6 +191,7 @@ class Result:
                 "diverged": {placement: tuple(seeds) for placement, seeds in values["diverged"].items()},
                 "learned_task": {p: _estimates(found) for p, found in values["learned_task"].items()},
                 "outcomes": tuple(outcomes),
+                "vectors": vectors,
             }
         )
 

@@ -124,29 +124,48 @@ def by_place(results: Iterable[Result]) -> dict[tuple[str, str], Result]:
     """Results of one step and protocol by variant and benchmark.
 
     Raises:
-        BadStudy: there are several for one place, or several versions of a benchmark.
+        BadStudy: they are of several steps, protocols, versions of a benchmark or of its rows; or there are several for
+            one place.
     """
     found: dict[tuple[str, str], Result] = {}
     versions: dict[str, str] = {}
+
+    def one(what: str, version: str | None, remedy: str) -> None:
+        if version is not None and versions.setdefault(what, version) != version:
+            raise BadStudy(
+                f"Found results of several {what}, such as {versions[what]} and {version}, expected those of one; "
+                f"scores of several are never compared. {remedy}"
+            )
+
     for result in results:
-        if found.setdefault((result.variant, result.benchmark), result).job_key != result.job_key:
+        benchmark, known = result.benchmark, result.provenance
+        one("steps", str(result.step), "Choose those of one step.")
+        one("protocols", result.protocol.fingerprint, "Choose those of one protocol.")
+        if found.setdefault((result.variant, benchmark), result).job_key != result.job_key:
+            both = [str(each.provenance.get("checkpoint")) for each in (found[result.variant, benchmark], result)]
             raise BadStudy(
-                f"Found two results of {result.variant} on {result.benchmark} at step {result.step}, of different "
-                "weights or versions of the benchmark; expected one. Leave out the older one."
+                f"Found two results of {result.variant} on {benchmark} at step {result.step}, of {' and '.join(both)}; "
+                "expected one. Leave out the older one; where they are of two variants, say so in `metadata.json`."
             )
-        version = result.provenance.get("benchmark_fingerprint", "")
-        if versions.setdefault(result.benchmark, version) != version:
-            raise BadStudy(
-                f"Found results of several versions of {result.benchmark}, expected those of one; scores of different "
-                "versions are never compared. Evaluate all variants on the same one."
-            )
+        alike = "Evaluate all variants on the same one."
+        one(f"versions of {benchmark}", known.get("benchmark_fingerprint"), alike)
+        one(f"versions of the rows of {benchmark}", known.get("rows_fingerprint"), alike)
     return found
 
 
 def agreement(scores: Scores, target: "Scores | Mapping[str, float]") -> Agreement:
-    """Of the variants that both know. A target of scores is resampled with them; one of numbers, a truth, is fixed."""
+    """Of the variants that both know. A target of scores is resampled with them; one of numbers, a truth, is fixed.
+
+    Raises:
+        BadStudy: they have no two variants in common.
+    """
     known = target.variants if isinstance(target, Scores) else tuple(target)
     variants = sorted(set(scores.variants) & set(known))
+    if len(variants) < 2:
+        raise BadStudy(
+            f"Scores are of {', '.join(scores.variants)}, the target of {', '.join(known)}; expected two variants or "
+            "more in common."
+        )
     point_1V, drawn_RV = scores.drawn(variants)
     if isinstance(target, Scores):
         target_1V, target_RV = target.drawn(variants)

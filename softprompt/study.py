@@ -14,6 +14,7 @@ from softprompt.cache import DEFAULT_GB, Cache, tokenizer_fingerprint
 from softprompt.checkpoints import Checkpoint, open_checkpoint, stated_place
 from softprompt.completeness import METADATA_FILE
 from softprompt.errors import BadCheckpoint, BadStudy
+from softprompt.fingerprints import fingerprint
 from softprompt.layout import Layout
 from softprompt.protocol import Protocol, Resources, require
 
@@ -21,6 +22,8 @@ PATHS = ("bucket", "mirror", "tokenizer", "benchmark_folder", "home")
 """Settings that may be a path relative to the study's file."""
 MEAN = "mean"
 """So the mean of a study's benchmarks is called where each has its name, as in MLflow's metrics."""
+MOST_LETTERS = 500
+"""Of the name of an experiment of MLflow's."""
 NUMBERS = ("settle_s", "cache_gb", "lease_s")
 
 
@@ -61,6 +64,7 @@ class Study:
     them it runs `protocol`, as watching and ranking always do."""
 
     def __post_init__(self) -> None:
+        require(0 < len(self.name.strip()) <= MOST_LETTERS, "name", self.name, f"1 to {MOST_LETTERS} letters")
         Layout(self.layout)
         require("/" not in self.marker, "marker", self.marker, "the plain name of a file beside the weights")
         require(self.settle_s >= 0, "settle_s", self.settle_s, "0 or more seconds")
@@ -106,8 +110,7 @@ class Study:
             require(isinstance(values.get(name, ""), str), name, values.get(name), "text")
         for name in NUMBERS:
             require(type(values.get(name, 0)) in (int, float), name, values.get(name), "a number")
-        own = re.sub(r"[^\w.-]+", "-", values["name"], flags=re.ASCII).strip(".")
-        values = {"home": f"{cls.home}/{own}", **values}
+        values = {"home": f"{cls.home}/{plain(values['name'])}", **values}
         names = values["benchmarks"]
         require(
             isinstance(names, list) and all(isinstance(n, str) for n in names), "benchmarks", names, "a list of names"
@@ -169,6 +172,13 @@ class Study:
     @property
     def mlflow_uri(self) -> str:
         return self.tracking_uri or f"sqlite:///{self.home}/mlflow.db"
+
+
+def plain(name: str) -> str:
+    """`name` if a folder may be called so everywhere, else what is left of it and a fingerprint: two names never end
+    alike."""
+    left = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip(".-")
+    return name if left == name else f"{left}-{fingerprint(name)[:8]}".lstrip("-")
 
 
 def _arms(values: Any, protocol: dict[str, Any]) -> dict[str, Protocol]:

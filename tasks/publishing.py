@@ -13,7 +13,7 @@ from softprompt.files import write_whole
 from softprompt.ranking import Ranking
 from softprompt.result import to_json
 from softprompt.scores import IN_WORDS
-from softprompt.study import Study
+from softprompt.study import Study, plain
 from tasks.rankings import PastRankings, rank_at
 from tasks.retries import RETRIED
 from tasks.tracking import Tracker
@@ -23,7 +23,7 @@ from tasks.tracking import Tracker
 def publish_ranking(study: Study) -> Ranking:
     """The ranking at the best matched step, published at home, in MLflow, and as a Prefect artifact."""
     ranking, diagnosis = publish(study)
-    key = "ranking-" + re.sub("[^a-z0-9]+", "-", study.name.lower()).strip("-")  # Prefect allows no other characters
+    key = "ranking-" + re.sub("[^a-z0-9]+", "-", plain(study.name).lower())  # Prefect allows no other characters
     markdown = as_markdown(ranking, diagnosis)
     if charts := Tracker(study).charts:
         markdown += f"\n[The variants side by side in MLflow]({charts})\n"

@@ -303,6 +303,16 @@ def test_a_file_in_ones_own_folder_is_a_benchmark(tmp_path: Path) -> None:
     assert get("svamp", str(tmp_path)) is get("svamp")
 
 
+def test_a_file_of_ones_own_that_is_edited_is_another_version_of_its_benchmark(tmp_path: Path) -> None:
+    def version(text: str) -> str:
+        (tmp_path / "mine.py").write_text(text)
+        return get("mine", str(tmp_path)).fingerprint
+
+    own = OWN.format(name="mine")
+    assert version(own) == version(f"# What we ask.\n{own}\n")
+    assert version(own) != version(own.replace('answer=row["a"]', 'answer=row["a"] + "."'))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

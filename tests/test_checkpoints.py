@@ -248,22 +248,25 @@ def test_a_checkpoint_tells_its_variant_and_step_in_its_metadata(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "step"),
+    ("path", "variant", "step"),
     [
-        ("step-100", 100),
-        ("v2-step00300", 300),
-        ("Checkpoint_7-of-9", 7),
-        ("iter12-step5", 5),
-        ("0800", 800),
-        ("big", 0),
-        ("SmolLM2-135M-Instruct", 0),
-        ("steps-of-2024", 0),
+        ("A/step-100", "A", 100),
+        ("A/global_step100", "A", 100),
+        ("A/0800", "A", 800),
+        ("A/v2-step00300", "v2-step00300", 300),
+        ("A/Checkpoint_7-of-9", "Checkpoint_7-of-9", 7),
+        ("A/iter12-step5", "iter12-step5", 5),
+        ("A/big", "big", 0),
+        ("A/SmolLM2-135M-Instruct", "SmolLM2-135M-Instruct", 0),
+        ("A/steps-of-2024", "steps-of-2024", 0),
     ],
 )
-def test_without_metadata_a_checkpoint_is_called_like_its_folder(tmp_path: Path, name: str, step: int) -> None:
+def test_without_metadata_a_checkpoint_is_called_like_its_folder_or_the_one_above(
+    tmp_path: Path, path: str, variant: str, step: int
+) -> None:
     """Digits that may tell a size or a date are taken for no step."""
-    opened = open_checkpoint(str(write_checkpoint(tmp_path / name)) + "/")
-    assert (opened.variant, opened.step) == (name, step)
+    opened = open_checkpoint(str(write_checkpoint(tmp_path / path)) + "/")
+    assert (opened.variant, opened.step) == (variant, step)
 
 
 def test_an_opened_checkpoint_is_the_discovered_one(tmp_path: Path) -> None:

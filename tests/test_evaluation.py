@@ -23,7 +23,6 @@ from plain_loops import (
     plain_output,
     plain_score,
 )
-from safetensors.numpy import load_file
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -32,6 +31,7 @@ from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import open_checkpoint
 from softprompt.conditions import Condition
 from softprompt.decode import Generation, answer
+from softprompt.errors import BadStudy
 from softprompt.evaluation import Evaluation
 from softprompt.loading import load_model
 from softprompt.meter import Meter
@@ -141,11 +141,20 @@ def test_a_notebook_without_widgets_shows_a_bar_in_text(
 
 
 def test_a_saved_result_is_read_back_as_it_was(result: Result, tmp_path: Path) -> None:
-    read = Result.load(result.save(tmp_path))
-    assert read == replace(result, vectors={})
-    for name, vectors in load_file(tmp_path / "vectors.safetensors").items():
+    read = Result.load(Result.load(result.save(tmp_path)).save(tmp_path))
+    assert read == result
+    assert read.vectors.keys() == result.vectors.keys()
+    for name, vectors in read.vectors.items():
         np.testing.assert_array_equal(vectors, result.vectors[name])
-    assert Result.load(tmp_path, with_items=False).outcomes == ()
+    for part in (Result.load(tmp_path, with_items=False), Result.load(tmp_path, condition="cue")):
+        with pytest.raises(BadStudy, match=r"holds no items of .*zero_shot; to save it, load it whole"):
+            part.save(tmp_path)
+
+
+def test_a_result_knows_the_rows_that_it_was_given(result: Result, run: Callable[..., Result], rows: Rows) -> None:
+    edited = replace(rows, test=(replace(rows.test[0], question="Which city is it?"), *rows.test[1:]))
+    found = [each.provenance["rows_fingerprint"] for each in (result, run(), run(rows=edited))]
+    assert found[0] == found[1] != found[2]
 
 
 def test_a_notebook_shows_a_result_as_tables(result: Result) -> None:

@@ -82,6 +82,11 @@ def test_an_unknown_setting_is_named(kind: type[Protocol] | type[Resources]) -> 
         (Protocol, "seeds", ()),
         (Protocol, "seeds", (1, 1)),
         (Protocol, "seeds", 3),
+        (Protocol, "seeds", ("a",)),
+        (Protocol, "seeds", (2**70,)),
+        (Protocol, "chat", "yes"),
+        (Protocol, "num_test", True),
+        (Protocol, "num_warmup_steps", -1),
         (Protocol, "learning_rate", 0.0),
         (Protocol, "learning_rate", 1e300),
         (Protocol, "learning_rate", float("nan")),
@@ -103,7 +108,12 @@ def test_an_impossible_value_is_refused_by_name(
     kind: type[Protocol] | type[Resources], name: str, value: object
 ) -> None:
     with pytest.raises(BadStudy, match=f"^{name} is .*; expected"):
-        kind.from_dict({name: value})
+        kind(**{name: value})
+
+
+def test_a_list_is_as_good_as_a_tuple() -> None:
+    written = Protocol(placements=["cue"], seeds=range(2))  # type: ignore[arg-type]
+    assert {written} == {Protocol(placements=("cue",), seeds=(0, 1))}
 
 
 def test_the_curve_always_ends_at_the_last_step() -> None:
@@ -170,14 +180,12 @@ def test_paths_in_a_study_are_relative_to_its_file(tmp_path: Path, monkeypatch: 
 
 
 def test_studies_side_by_side_have_homes_of_their_own_that_lie_beside_the_file(tmp_path: Path) -> None:
-    homes = [
-        Study.read(write(tmp_path, STUDY.replace('"tiny"', f'"{name}"'))).home for name in ("größe", "../a b", "..")
-    ]
-    assert [str(Path(home).relative_to(tmp_path)) for home in homes] == [
-        ".softprompt/gr-e",
-        ".softprompt/-a-b",
-        ".softprompt",
-    ]
+    names = ("tiny", "größe", "gräße", "a b", "a/b", "../a", "..", "日本", "中国")
+    homes = [Path(Study.read(write(tmp_path, STUDY.replace('"tiny"', f'"{name}"'))).home) for name in names]
+    assert {home.parent for home in homes} == {tmp_path / ".softprompt"}
+    assert len(set(homes)) == len(names)
+    assert homes[0].name == "tiny"
+    assert homes[1].name.startswith("gr-e-")
 
 
 def test_urls_hub_names_and_absolute_paths_stay_as_they_are(tmp_path: Path) -> None:
@@ -191,6 +199,7 @@ def test_urls_hub_names_and_absolute_paths_stay_as_they_are(tmp_path: Path) -> N
     [
         ('name = "tiny"', 'name = "tiny"\nbuckets = "b"', r"unknown settings \['buckets'\], known are .*'bucket'"),
         ('bucket = "checkpoints"', "", r"lacks the settings \['bucket'\]"),
+        ('name = "tiny"', 'name = " "', "name is ' '; expected 1 to 500 letters"),
         ("arc_easy_words", "arc_hard", "no benchmark 'arc_hard'; known are .*arc_easy"),
         ('["arc_easy_words"]', "[]", "names no benchmarks"),
         ('["arc_easy_words"]', '"arc_easy_words"', "benchmarks"),

@@ -118,6 +118,7 @@ def test_seeds_are_averaged_and_not_counted_as_items() -> None:
 def test_identical_variants_are_not_distinguishable() -> None:
     ranking = rank([result(variant, "cloze", "1100" * 25) for variant in "AB"], ["cloze"])
     (comparison,) = ranking.comparisons
+    assert [standing.rank for standing in ranking.standings] == [1, 1]
     assert (comparison.difference, comparison.p_value) == (0, 1)
     assert ranking.sentences() == [
         "A and B are not distinguishable yet (+0.000, 95 % interval -0.028 to +0.028, p = 1.000 among all pairs)",
@@ -184,9 +185,16 @@ def test_scores_of_different_protocols_are_refused() -> None:
         rank(results, ["cloze"])
 
 
-def test_results_of_different_versions_of_a_benchmark_are_refused() -> None:
-    first, second = (result(v, "cloze", "10", provenance={"benchmark_fingerprint": v}) for v in "AB")
-    with pytest.raises(BadStudy, match="several versions of cloze"):
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [
+        ("benchmark_fingerprint", "several versions of cloze"),
+        ("rows_fingerprint", "several versions of the rows of cloze"),
+    ],
+)
+def test_results_of_different_versions_of_a_benchmark_or_its_rows_are_refused(of: str, message: str) -> None:
+    first, second = (result(v, "cloze", "10", provenance={of: v}) for v in "AB")
+    with pytest.raises(BadStudy, match=message):
         rank([first, second], ["cloze"])
 
 
@@ -233,6 +241,10 @@ def test_a_variant_that_holds_the_ranking_back_is_named_with_the_step_that_it_la
     assert cautions({**level, "E": (400,)}) == [
         "Ranked at step 400, the last that all of A, B, C, E have; A, B, C can be ranked at step 800 (`--step 800`), "
         "without E"
+    ]
+    assert cautions({"A": (400, 800), "B": (400,)}) == []  # as it is most of the time
+    assert cautions({"A": (400, 800, 1200), "B": (400,)}) == [
+        "Ranked at step 400, the last that all of A, B have; A can be ranked at step 1200 (`--step 1200`), without B"
     ]
     assert cautions({**level, "E": (400,)}, step=800) == ["E is incomplete at step 800: no cloze"]
     assert cautions({"A": (400, 800), "B": (400,)}) == []  # one alone cannot be ranked

@@ -12,6 +12,7 @@ from test_ranking import result
 from softprompt import statistics
 from softprompt.diagnosis import diagnose
 from softprompt.errors import BadStudy
+from softprompt.protocol import Protocol
 from softprompt.ranking import Ranking, rank
 from softprompt.result import Result
 from softprompt.scores import agreement, score
@@ -209,6 +210,16 @@ def test_an_agreement_with_the_truth_is_as_sure_as_the_items_make_it() -> None:
     assert found.tau.high == 1
     itself = agreement(scores, scores)
     assert itself.tau.low == itself.tau.high == 1  # the same resamples on both sides
+
+
+def test_scores_of_several_steps_or_protocols_are_refused_and_agreement_of_one_variant() -> None:
+    first = result("A", "cloze", "10")
+    for other in ({"step": 200}, {"protocol": Protocol(num_steps=40)}):
+        with pytest.raises(BadStudy, match=f"several {next(iter(other))}s, such as .* never compared"):
+            score([first, result("B", "cloze", "10", **other)], ["cloze"], "cue")
+    scores = score([first, result("B", "cloze", "11")], ["cloze"], "cue")
+    with pytest.raises(BadStudy, match=r"Scores are of B, A, the target of A, b; expected two variants or more in c"):
+        agreement(scores, {"A": 0.9, "b": 0.8})
 
 
 def test_scores_that_lack_a_benchmark_are_refused() -> None:

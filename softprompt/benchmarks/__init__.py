@@ -4,6 +4,7 @@ A benchmark is found by its presence: a file in this folder, a file in a folder 
 point of the group `softprompt.benchmarks` that names a `Benchmark`. A broken file raises at once.
 """
 
+import ast
 import functools
 import importlib
 import importlib.metadata
@@ -73,6 +74,8 @@ class Benchmark:
     """Whether metrics average over the examples' groups, all groups alike, instead of over the items."""
     version: int = 1
     """Raise it with any change of `to_example`: results of two versions never share a curve."""
+    source: str = ""
+    """Fingerprint of the file that declares it, if that is one of a team's own: there no edit is missed."""
     tokenizer: str = ""
     """Fingerprint of the tokenizer that it is read with, where that is not the checkpoint's own; a study sets it."""
 
@@ -83,7 +86,7 @@ class Benchmark:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        unused = {"to_example", *(name for name in ("macro_average", "tokenizer") if not getattr(self, name))}
+        unused = {"to_example", *(name for name in ("macro_average", "source", "tokenizer") if not getattr(self, name))}
         values = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in unused}
         return fingerprint({**values, "grammar": repr(self.grammar)})
 
@@ -282,6 +285,8 @@ def _import_file(file: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return module.BENCHMARK
+        found = module.BENCHMARK
+        code = ast.unparse(ast.parse(file.read_text(encoding="utf-8")))  # without comments and layout
+        return replace(found, source=fingerprint(code)) if isinstance(found, Benchmark) else found
     except Exception as error:
         raise BadBenchmark(f"{file} cannot be used as a benchmark ({type(error).__name__}: {error}).") from error
