@@ -44,6 +44,10 @@ _BUGS = (TypeError, AttributeError, NameError, LookupError, ArithmeticError, Ass
 """Mistakes of ours or of a library's; waiting mends none of them, and their tracebacks say where they are."""
 
 
+_TIMES = ("LastModified", "mtime", "last_modified", "updated", "modified", "last_write_time", "created")
+"""What stores call the time of a change; one that is always written anew, of its creation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What lies directly in a folder."""
@@ -196,7 +200,7 @@ def _code(error: BaseException) -> str:
 
 
 def _entry(info: dict[str, Any]) -> Entry:
-    written = next((info[key] for key in ("LastModified", "mtime", "last_modified", "updated") if info.get(key)), 0)
+    written = next((info[key] for key in _TIMES if info.get(key)), 0)
     version = next((info[key] for key in ("ETag", "etag", "mtime") if info.get(key)), written)
     return Entry(
         name=info["name"].rstrip("/").rsplit("/", 1)[-1],

@@ -58,7 +58,7 @@ def _load(
     checkpoint: Checkpoint, resources: Resources, tokenizer_source: str | None, cache: Cache | None
 ) -> LanguageModel:
     uri = checkpoint.uri
-    device, is_spread = _device(resources.device), resources.devices_per_process > 1
+    device, is_spread = _device(resources), resources.devices_per_process > 1
     dtype = resources.dtype
     if dtype == "auto":
         dtype = "float32" if device.type == "cpu" else "bfloat16"
@@ -133,16 +133,18 @@ def _named_tokenizer(place: str, resources: Resources, cache: Cache | None) -> A
             ) from error
 
 
-def _device(name: str) -> torch.device:
+def _device(resources: Resources) -> torch.device:
+    is_shared = bool(resources.devices) and resources.device == "auto"
+    name = "cuda" if is_shared else resources.device  # or jobs that share GPUs would run on a CPU unseen
     try:
         device = processes.default_device() if name in ("auto", "cuda") else torch.device(name)
     except RuntimeError as error:
         raise BadStudy(f"device is {name!r}; expected auto, cpu, cuda or cuda:NUMBER.") from error
     is_there = device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
     if name.startswith("cuda") and not is_there:
-        raise BadStudy(
-            f"device is {name!r}, but PyTorch finds no such GPU; set it to auto or cpu, or install PyTorch for CUDA."
-        )
+        found = f"devices are {', '.join(resources.devices)}" if is_shared else f"device is {name!r}"
+        remedy = "set device to cpu" if is_shared else "set it to auto or cpu"
+        raise BadStudy(f"{found}, but PyTorch finds no such GPU; {remedy}, or install PyTorch for CUDA.")
     return device
 
 

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from softprompt.bucket import Bucket
 from softprompt.errors import BadStudy, LostResult
 from softprompt.files import write_whole
 from softprompt.fingerprints import fingerprint
 from softprompt.ranking import Ranking, Standing, matched_steps, on_later_steps, rank
 from softprompt.result import Result
+from softprompt.study import Study
 from tasks.ledger import Finished, Place, by_error
 from tasks.tracking import Tracker
 
@@ -48,7 +50,19 @@ def rank_at(
     variants = {job.variant for job in (*jobs, *failed)}
     ranking = rank(results, benchmarks, condition=condition, step=step, variants=variants)
     ranked_at = dict.fromkeys(ranking.scores, ranking.step)
-    return replace(ranking, notes=(*notes, *on_failures(failed, ranked_at))), results
+    ranked = [job for job in jobs if job.step == step and job.variant in ranking.scores]
+    notes += [*from_elsewhere(tracker.study, ranked), *on_failures(failed, ranked_at)]
+    return replace(ranking, notes=tuple(notes)), results
+
+
+def from_elsewhere(study: Study, jobs: Iterable[Finished]) -> list[str]:
+    """Which variants' checkpoints are not of the study's bucket: it may have had another one, or another study has the
+    same name."""
+    bucket = Bucket(study.bucket)
+    uris = {job.variant: job.uri for job in jobs if bucket.path_of(job.uri) is None}
+    return [
+        f"{variant} was evaluated from {uri}, which is not in {study.bucket}" for variant, uri in sorted(uris.items())
+    ]
 
 
 def on_failures(failed: Iterable[Finished], ranked_at: Mapping[str, int]) -> list[str]:

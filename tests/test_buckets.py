@@ -261,6 +261,11 @@ def test_any_other_store_of_fsspec_serves(whole: Path) -> None:
     (found,) = discover("memory://runs", LAYOUT, settle_s=0).checkpoints
     assert (found.uri, found.step) == ("memory://runs/A/step-100", 100)
     assert found == open_checkpoint(found.uri, ("A", 100))
+    weights = next(iter(memory.glob("/runs/A/step-100/*.safetensors")))
+    memory.pipe_file(weights, memory.cat_file(weights))  # of the same size
+    (overwritten,) = discover("memory://runs", LAYOUT, settle_s=0).checkpoints
+    assert overwritten.fingerprint != found.fingerprint
+    assert discover("memory://runs", LAYOUT, settle_s=60).checkpoints == []
 
 
 def test_a_bug_stays_what_it_is(s3: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

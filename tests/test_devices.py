@@ -85,10 +85,17 @@ def test_a_study_may_ask_for_a_spread_model(run: Run) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_gpu_that_is_not_there_is_named(run: Run, device: str) -> None:
-    with pytest.raises(BadStudy, match=f"device is '{device}', but PyTorch finds no such GPU"):
-        run(Resources(device=device))
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        (Resources(device="cuda"), "device is 'cuda', but PyTorch finds no such GPU; set it to auto or cpu, or"),
+        (Resources(device="cuda:1"), "device is 'cuda:1', but PyTorch finds no such GPU"),
+        (Resources(devices=("0", "1")), "devices are 0, 1, but PyTorch finds no such GPU; set device to cpu, or"),
+    ],
+)
+def test_a_gpu_that_is_not_there_is_named(run: Run, resources: Resources, message: str) -> None:
+    with pytest.raises(BadStudy, match=message):
+        run(resources)
 
 
 @pytest.mark.gpu

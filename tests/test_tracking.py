@@ -127,6 +127,15 @@ def test_weights_that_were_written_over_are_not_ranked_where_their_successors_fa
     assert ranking.notes == ("A failed at step 100 on sums: Its weights are NaN",)
 
 
+def test_a_checkpoint_of_another_bucket_is_named_beside_the_ranking(study: Study) -> None:
+    log(study, *(job(study, "A", benchmark=name) for name in study.benchmarks))
+    elsewhere = replace(study, bucket=f"{study.bucket}-of-last-year")
+    log(elsewhere, *(job(elsewhere, "B", benchmark=name) for name in study.benchmarks))
+    tracker = Tracker(study)
+    ranking, _ = rank_at(tracker, *tracker.ledger.done_and_failed())
+    assert ranking.notes == (f"B was evaluated from {elsewhere.bucket}/B/step-100, which is not in {study.bucket}",)
+
+
 def test_a_store_that_was_moved_with_its_home_says_what_to_do(study: Study) -> None:
     log(study, job(study))
     moved = Path(study.home).rename(f"{study.home}-moved")
