@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Rank pre-training checkpoints by what they know, not by how well they follow an output format.",
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Mirror = Annotated[
     str | None, typer.Option(help=f"Folder laid out like the hub, to read rows from. Default: {MIRROR_VARIABLE}.")
 ]
@@ -153,6 +153,7 @@ def benchmarks(
         return
     names = registry.names(benchmark_folder)
     if check_rows:
+        registry.mirror_folder(mirror)  # or without one that is named, every benchmark would be unread
         checks = [
             check(name, mirror, benchmark_folder) for name in track(names, "Reading", console=errors, transient=True)
         ]
@@ -189,8 +190,9 @@ def parse_setting(text: str) -> tuple[str, object]:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError as error:
         raise typer.BadParameter(
-            f"{text!r} is not NAME=VALUE with a value as in TOML; strings stand in quotes, lists in brackets, e.g. "
-            "--set 'placements=[\"cue\"]'."
+            f"{text!r} is not NAME=VALUE with a value as in TOML: strings stand in quotes, lists in brackets, true and "
+            "false in lower case, e.g. --set 'placements=[\"cue\"]' or --set chat=true; leave a setting out "
+            "for its default."
         ) from error
 
 

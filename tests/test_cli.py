@@ -52,6 +52,9 @@ def test_a_setting_that_is_no_toml_is_said_with_how_it_is_written() -> None:
     for text in ("placements=cue", "num_train"):
         with pytest.raises(BadParameter, match=rf"^'{text}' is not .*strings stand in quotes, .*--set 'placements=\["):
             parse_setting(text)
+    for text in ("chat=True", "num_test=None"):
+        with pytest.raises(BadParameter, match=rf"^'{text}' is not .*true and false in lower case, .*--set chat=true;"):
+            parse_setting(text)
 
 
 def test_the_readme_names_every_command() -> None:
@@ -91,6 +94,12 @@ def test_benchmarks_are_checked_and_those_without_rows_do_not_stop_the_others(tm
     assert re.search(r"good +│ 1 +│ 2 +│ 2 +│ Number", done.stdout)
     shown = CliRunner().invoke(app, ["benchmarks", "--show", "good", *places])
     assert shown.stdout == "2 + 0?\nAnswer: «2»\n"
+
+
+def test_a_check_of_a_mirror_that_is_not_there_is_none() -> None:
+    done = CliRunner().invoke(app, ["benchmarks", "--check", "--mirror", "/nowhere"])
+    assert isinstance(done.exception, RowsUnavailable)
+    assert str(done.exception).startswith("There is no folder /nowhere, from which rows should be read;")
 
 
 def test_a_checkpoint_is_evaluated_without_a_study(tmp_path: Path, tiny_checkpoint: Path) -> None:
