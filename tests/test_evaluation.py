@@ -4,7 +4,9 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import shutil
+import stat
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -146,6 +148,16 @@ def test_a_saved_result_is_read_back_as_it_was(result: Result, tmp_path: Path) -
     for name, vectors in load_file(tmp_path / "vectors.safetensors").items():
         np.testing.assert_array_equal(vectors, result.vectors[name])
     assert Result.load(tmp_path, with_items=False).outcomes == ()
+
+
+def test_all_files_of_a_saved_result_can_be_read_by_whoever_can_read_one(result: Result, tmp_path: Path) -> None:
+    umask = os.umask(0o022)
+    try:
+        result.save(tmp_path)
+    finally:
+        os.umask(umask)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("result.json", "items.parquet", "vectors.safetensors"), 0o644)
 
 
 def test_a_notebook_shows_a_result_as_tables(result: Result) -> None:
