@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import flows.cli
 from softprompt.arm import Arm
 from softprompt.cli import app, parse_setting, run_app
-from softprompt.errors import BadBenchmark, RowsUnavailable
+from softprompt.errors import BadBenchmark, BadCheckpoint, RowsUnavailable
 from softprompt.result import Result
 from softprompt.tables import SHOWN, arms_tables, as_html, conditions_tables, screen, show_ranking
 
@@ -261,8 +261,27 @@ def test_a_plan_promises_nothing_for_a_mirror_that_is_not_there(tmp_path: Path, 
     assert f"There is no folder {tmp_path / 'mirror'}, " in str(planned.exception)
 
 
+def test_a_checkpoint_is_announced_by_its_full_path_and_only_if_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    posted = []
+    monkeypatch.setattr(SyncPrefectClient, "request", lambda *_, json, **__: posted.extend(json))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/A/step-100").mkdir(parents=True)
+    place, url = f"{tmp_path}/runs/A/step-100", "s3://team/A/step-100"
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        done = [CliRunner().invoke(app, ["announce", name]) for name in ("runs/A/step-100", url, "runs/A/step-10")]
+    assert [event["payload"]["uri"] for event in posted] == [place, url]
+    assert [found.stdout for found in done] == [f"Announced: {place}\n", f"Announced: {url}\n", ""]
+    assert isinstance(done[2].exception, BadCheckpoint)
+    assert str(done[2].exception) == f"There is no checkpoint at {tmp_path}/runs/A/step-10; check the path."
+
+
 def test_an_announcement_that_nobody_takes_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -272,7 +291,7 @@ def test_an_announcement_that_nobody_takes_is_one_sentence(
             run_app()
         return capsys.readouterr().err
 
-    said = announce("runs/A/step-100")
+    said = announce(str(tmp_path))
     assert said.startswith("NotAnnounced: Prefect at http://***@127.0.0.1:9/api did not take the event")
     assert announce("ftp://me:secret@nas/A/step-100").startswith("BadBucket: ftp://***@nas/A/step-100 holds a password")
 
