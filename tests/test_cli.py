@@ -25,6 +25,11 @@ from softprompt.benchmarks import Benchmark, Example
 BENCHMARK = Benchmark(name="{name}", path="me/{name}", grammar=Number(),
                       to_example=lambda row: Example(question=row["q"], answer={answer}, golds=(row["a"],)))
 """
+DEAF = """
+class Deaf(Number):
+    def lenient(self, output, item):
+        raise KeyError(output)
+"""
 QUICK = (
     "num_train=12",
     "num_test=6",
@@ -94,6 +99,38 @@ def test_benchmarks_are_checked_and_those_without_rows_do_not_stop_the_others(tm
     assert re.search(r"good +│ 1 +│ 2 +│ 2 +│ Number", done.stdout)
     shown = CliRunner().invoke(app, ["benchmarks", "--show", "good", *places])
     assert shown.stdout == "2 + 0?\nAnswer: «2»\n"
+
+
+def test_mistakes_in_ones_own_benchmarks_are_sentences_of_a_check_and_stop_no_other(tmp_path: Path) -> None:
+    from studies import write_rows
+
+    mistakes = {
+        "good": ("row", "row", ""),
+        "int_answer": (
+            'answer=row["a"]',
+            "answer=4",
+            "row 0 of me/int_answer, split 'test' has the answer 4; expected",
+        ),
+        "class_grammar": ("Number()", "Number", "grammar is <class 'softprompt.answers.Number'>; expected an instance"),
+        "raises": ('answer=row["a"]', "answer=1 / 0", "does not fit the declaration (ZeroDivisionError: division by"),
+        "no_example": ('Example(question=row["q"], ', "dict(", "becomes {'answer': '2', 'golds': ('2',)}; expected an"),
+        "deaf": ("Number()", "Deaf()", "train item train-0 cannot be read by its own grammar"),
+    }
+    (tmp_path / "own").mkdir()
+    for name, (right, wrong, _) in mistakes.items():
+        text = OWN.format(name=name, answer='row["a"]').replace(right, wrong)
+        (tmp_path / "own" / f"{name}.py").write_text(text.replace("\nBENCHMARK", f"{DEAF}\nBENCHMARK"))
+        for split in ("train", "test"):
+            write_rows(tmp_path / "mirror" / "me" / name, split, [{"q": f"{split} 2?", "a": "2"}])
+    places = ["--mirror", str(tmp_path / "mirror"), "--benchmark-folder", str(tmp_path / "own")]
+    done = CliRunner().invoke(app, ["benchmarks", "--check", *places, "--json"])
+    assert done.exit_code == 1, done.exception
+    found = {check["name"]: check for check in json.loads(done.stdout) if check["name"] in mistakes}
+    assert {name: check["status"] for name, check in found.items()} == {
+        name: "broken" if name != "good" else "ok" for name in mistakes
+    }
+    for name, (_, _, says) in mistakes.items():
+        assert says in found[name]["problem"]
 
 
 def test_a_check_of_a_mirror_that_is_not_there_is_none() -> None:
