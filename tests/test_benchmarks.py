@@ -242,6 +242,9 @@ def test_the_environment_names_a_mirror_unless_another_is_given(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOFTPROMPT_MIRROR", "one")
     assert [len(load(toy_benchmark, mirror).test) for mirror in (None, "other")] == [5, 6]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SOFTPROMPT_MIRROR", "~/one")
+    assert [len(load(toy_benchmark, mirror).test) for mirror in (None, "~/other")] == [5, 6]
     monkeypatch.setenv("SOFTPROMPT_MIRROR", "nowhere")
     with pytest.raises(RowsUnavailable, match=r"There is no folder nowhere, .*correct SOFTPROMPT_MIRROR\.$"):
         load(toy_benchmark)

@@ -15,11 +15,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from softprompt.answers import Grammar
 from softprompt.errors import BadBenchmark, RowsUnavailable
+from softprompt.files import at_home
 from softprompt.fingerprints import fingerprint
 from softprompt.protocol import Protocol
 
@@ -166,7 +168,7 @@ def get(name: str, folder: str | None = None) -> Benchmark:
     return benchmark
 
 
-def load(benchmark: Benchmark, mirror: str | None = None) -> Rows:
+def load(benchmark: Benchmark, mirror: str | PathLike[str] | None = None) -> Rows:
     """Read a benchmark's rows from the hub, or from a folder laid out like it.
 
     Args:
@@ -184,19 +186,20 @@ def load(benchmark: Benchmark, mirror: str | None = None) -> Rows:
     return Rows(train=clean, test=tuple(test), num_contaminated=len(train) - len(clean))
 
 
-def mirror_folder(mirror: str | None) -> Path | None:
+def mirror_folder(mirror: str | PathLike[str] | None) -> Path | None:
     """Where rows are read from: `mirror`, or else what `$SOFTPROMPT_MIRROR` names; None for the hub.
 
     Raises:
         RowsUnavailable: there is no such folder.
     """
     named = mirror or os.environ.get(MIRROR_VARIABLE)
-    if named and not Path(named).is_dir():
+    folder = at_home(named).absolute() if named else None  # a relative path could be taken for a name on the hub
+    if folder and not folder.is_dir():
         raise RowsUnavailable(
             f"There is no folder {named}, from which rows should be read; create it, or correct "
             f"{'`mirror`' if mirror else MIRROR_VARIABLE}."
         )
-    return Path(named).absolute() if named else None  # a relative path could be taken for a name on the hub
+    return folder
 
 
 def _examples(benchmark: Benchmark, split: str, mirror: Path | None) -> list[Example]:
