@@ -415,5 +415,5 @@ def test_a_tokenizer_may_lie_elsewhere(
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "step-100"))
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    assert run(folder, tokenizer=str(tiny_checkpoint)).outcomes == result.outcomes
+    assert run(folder, tokenizer=tiny_checkpoint).outcomes == result.outcomes
     assert capsys.readouterr().err == ""  # nor a bar of transformers
