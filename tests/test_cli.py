@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_report import BENCHMARKS, study
@@ -13,8 +15,8 @@ from typer.testing import CliRunner
 
 import flows.cli
 from softprompt.arm import Arm
-from softprompt.cli import app, parse_setting, run_app
-from softprompt.errors import BadBenchmark, BadCheckpoint, RowsUnavailable
+from softprompt.cli import app, note, parse_setting, run_app, try_to_write
+from softprompt.errors import BadBenchmark, BadCheckpoint, BadStudy, RowsUnavailable
 from softprompt.result import Result
 from softprompt.tables import SHOWN, arms_tables, as_html, conditions_tables, screen, show_ranking
 
@@ -159,6 +161,67 @@ def test_a_checkpoint_is_evaluated_without_a_study(tmp_path: Path, tiny_checkpoi
     done = CliRunner().invoke(app, [*arguments, "--save", str(tmp_path / "none")])
     assert isinstance(done.exception, BadBenchmark)
     assert not (tmp_path / "none").exists()  # all names are looked up before anything is computed
+
+
+def evaluated(folder: Path, checkpoint: Path, *arguments: str) -> Any:
+    """What the command `evaluate` makes of a quick protocol and the toy study's rows."""
+    settings = [argument for setting in QUICK for argument in ("--set", setting)]
+    places = ["--mirror", str(folder / "mirror"), "--benchmark-folder", str(folder / "own")]
+    return CliRunner().invoke(app, ["evaluate", str(checkpoint), *places, *settings, *arguments])
+
+
+def test_benchmarks_that_fail_stop_no_other_and_are_said_once_for_each_reason(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    from studies import make_study
+
+    study = make_study(tmp_path, tracked=False).parent
+    for name in ("bad", "worse"):
+        (study / "own" / f"{name}.py").write_text(OWN.format(name=name, answer='row["a"]').replace("me/", "toy/sums#"))
+    names = [argument for name in ("bad", "sums", "worse", "capitals") for argument in ("--benchmark", name)]
+    done = evaluated(study, tiny_checkpoint, *names, "--json")
+    assert done.exit_code == 1
+    assert [result["benchmark"] for result in json.loads(done.stdout)] == ["sums", "capitals"]
+    lines = done.stderr.splitlines()
+    assert lines[:4] == ["1 of 4: bad: failed", "2 of 4: sums: done", "3 of 4: worse: failed", "4 of 4: capitals: done"]
+    assert [line.partition(" cannot be read")[0] for line in lines[4:]] == [
+        f"Failed: {name}: Benchmark {name!r}: toy/sums#{name}, split 'test'" for name in ("bad", "worse")
+    ]
+
+    both = evaluated(study, tiny_checkpoint, *names[2:4], *names[6:], "--tokenizer", "/nowhere")
+    assert both.stderr.splitlines()[2:] == [
+        "Failed: sums, capitals: There is no folder /nowhere to read the tokenizer from; correct `tokenizer`, or leave "
+        "it out if the checkpoints have one."
+    ]
+
+
+@pytest.mark.parametrize("taken", ["saved", "saved/sums"])
+def test_a_place_where_no_result_can_be_saved_is_found_before_anything_is_computed(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    from studies import make_study
+
+    study = make_study(tmp_path, tracked=False).parent
+    (study / taken).parent.mkdir(exist_ok=True)
+    (study / taken).write_text("a file")
+    monkeypatch.setattr("softprompt.evaluation.evaluate", pytest.fail)
+    done = evaluated(study, tiny_checkpoint, "--benchmark", "sums", "--save", str(study / "saved"))
+    assert isinstance(done.exception, BadStudy)
+    assert re.match(rf"No result can be saved in {study}/saved/sums \(.*\); name another", str(done.exception))
+
+
+def test_a_folder_that_nobody_can_write_to_is_no_place_for_a_result() -> None:
+    with pytest.raises(BadStudy, match=r"^No result can be saved in /proc \("):
+        try_to_write(Path("/proc"))
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_lines_about_jobs_are_for_logs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    note("1 of 2: svamp: done")
+    assert capsys.readouterr() == ("", "" if is_terminal else "1 of 2: svamp: done\n")
 
 
 def test_any_variant_name_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
