@@ -103,8 +103,7 @@ def announce(
     quiet_prefect()
     from tasks.announcing import announce_checkpoint
 
-    announce_checkpoint(checkpoint)
-    screen.print(f"Announced: {checkpoint}", markup=False)
+    screen.print(f"Announced: {announce_checkpoint(checkpoint)}", markup=False, soft_wrap=True)
 
 
 @app.command()

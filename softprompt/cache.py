@@ -20,13 +20,14 @@ from typing import Self
 from softprompt.bucket import DISK_FULL, Bucket
 from softprompt.checkpoints import Checkpoint
 from softprompt.completeness import list_files, tokenizer_files
-from softprompt.errors import CacheUnavailable
+from softprompt.errors import BadStudy, CacheUnavailable
 from softprompt.fingerprints import fingerprint
 from softprompt.sources import CheckpointFiles, Source, TokenizerFiles, overwritten
 
 FOLDER_VARIABLE = "SOFTPROMPT_CACHE"
 DEFAULT_GB = 100.0
 GB = 1e9
+_HUB_NAME = re.compile(r"(?!\.)[\w.-]+(/[\w.-]+)?")
 _WHOLE = re.compile(r"[0-9a-f]{16}(-code)?")
 _HALF = re.compile(r"half-(?P<name>[0-9a-f]{16}(-code)?)-(?P<num_bytes>[0-9]+)")
 
@@ -59,10 +60,15 @@ def open_tokenizer(place: str, cache: "Cache | None" = None) -> Iterator[str]:
     URL, a copy of the tokenizer's files alone.
 
     Raises:
-        BadStudy: there is no tokenizer at the URL.
+        BadStudy: there is no such folder, or no tokenizer at the URL.
         CacheUnavailable: there is no room for a copy, or the cache cannot be written.
     """
     if "://" not in place:
+        if not Path(place).exists() and not _HUB_NAME.fullmatch(place):
+            raise BadStudy(
+                f"There is no folder {place} to read the tokenizer from; correct `tokenizer`, or leave it out if the "
+                "checkpoints have one."
+            )
         yield place
         return
     with (cache or Cache()).open(TokenizerFiles.at(place)) as folder:

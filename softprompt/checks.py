@@ -62,6 +62,14 @@ def perfect_output(benchmark: Benchmark, example: Example) -> str:
 
 
 def _problem(benchmark: Benchmark, example: Example) -> str:
+    """Of an item, in words; an exception of a team's own grammar is one as well."""
+    try:
+        return _disagreement(benchmark, example)
+    except Exception as error:
+        return f"cannot be read by its own grammar, {benchmark.grammar!r} ({type(error).__name__}: {error})"
+
+
+def _disagreement(benchmark: Benchmark, example: Example) -> str:
     grammar, output = benchmark.grammar, perfect_output(benchmark, example)
     answer = grammar.strict(output, example)
     if answer is None:

@@ -2,7 +2,9 @@
 
 import os
 import sys
+import tempfile
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +15,11 @@ from rich.progress import track
 from softprompt import benchmarks as registry
 from softprompt import suites
 from softprompt.benchmarks import MIRROR_VARIABLE
+from softprompt.checkpoints import open_checkpoint
 from softprompt.checks import check, require_sound
 from softprompt.errors import BadStudy, SoftPromptError
 from softprompt.protocol import Protocol, Resources
-from softprompt.result import to_json
+from softprompt.result import Result, to_json
 from softprompt.study import Study
 from softprompt.tables import (
     arms_tables,
@@ -35,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Rank pre-training checkpoints by what they know, not by how well they follow an output format.",
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Mirror = Annotated[
     str | None, typer.Option(help=f"Folder laid out like the hub, to read rows from. Default: {MIRROR_VARIABLE}.")
 ]
@@ -62,10 +65,15 @@ def evaluate(
         int | None, typer.Option(help="Most rows in one forward pass; by default as many as fit into free memory.")
     ] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run Python code that comes with the checkpoint.")] = False,
-    save: Annotated[Path | None, typer.Option(help="Folder for result.json, items.parquet, vectors.")] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(help="Folder to save results in: result.json, items.parquet and vectors in SAVE/BENCHMARK/."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Tune soft prompts for one checkpoint and evaluate it under every condition.
+
+    A benchmark that fails does not stop the others; the exit status is 1 then.
 
     Example: softprompt evaluate runs/A/step-800 --benchmark arc_easy_words --benchmark svamp
     """
@@ -74,19 +82,31 @@ def evaluate(
     protocol = Protocol.from_dict(dict(parse_setting(setting) for setting in set_ or []))
     resources = Resources(device=device, micro_batch=micro_batch, trust_remote_code=trust_remote_code)
     declared = [registry.get(name, benchmark_folder) for name in suites.expand(benchmark)]
-    results = []
-    for each in declared:
-        result = run(checkpoint, each, protocol, resources=resources, mirror=mirror, tokenizer=tokenizer)
-        if save:
-            result.save(save / each.name)
+    opened = open_checkpoint(checkpoint, with_tokenizer=not tokenizer)
+    folders = {each.name: save / each.name for each in declared} if save else {}
+    for folder in folders.values():
+        try_to_write(folder)
+    results, failed = [], defaultdict[str, list[str]](list)
+    for number, each in enumerate(declared, start=1):
+        where = f"{number} of {len(declared)}: {each.name}"
+        try:
+            result = run(opened, each, protocol, resources=resources, mirror=mirror, tokenizer=tokenizer)
+        except SoftPromptError as error:
+            failed[str(error)].append(each.name)
+            note(f"{where}: failed")
+            continue
+        if folders:
+            result.save(folders[each.name])
+        note(f"{where}: done")
         if as_json:
             results.append(result.to_dict())
-            continue
-        screen.print(*conditions_tables(result), curve_table(result))
-        for sentence in result.sentences():
-            screen.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
+        else:
+            show_result(result)
     if as_json:
         print(to_json(results))
+    for reason, names in failed.items():
+        show_failure(f"{', '.join(names)}: {reason}")
+    sys.exit(bool(failed))
 
 
 @app.command()
@@ -115,9 +135,10 @@ def study(
     arms = Experiment.of(declared).run(
         checkpoints_of(declared, checkpoint or (), step or ()),
         on_failure=lambda job, error: failures.append(f"{job.checkpoint.name} on {job.benchmark.name}: {error}"),
+        on_end=note,
     )
     for failure in failures:
-        errors.print(f"[red]Failed[/]: {escape(failure)}", highlight=False, soft_wrap=True)
+        show_failure(failure)
     if not arms:
         why = "every job failed, see above" if failures else f"{declared.bucket} holds no checkpoints yet"
         raise BadStudy(f"There is nothing to report: {why}.")
@@ -153,6 +174,7 @@ def benchmarks(
         return
     names = registry.names(benchmark_folder)
     if check_rows:
+        registry.mirror_folder(mirror)  # or without one that is named, every benchmark would be unread
         checks = [
             check(name, mirror, benchmark_folder) for name in track(names, "Reading", console=errors, transient=True)
         ]
@@ -182,6 +204,32 @@ def one_prompt(name: str, mirror: str | None, folder: str | None) -> str:
     return f"{benchmark.prompt(rows.test[0])} «{rows.test[0].answer}»"
 
 
+def show_result(result: Result) -> None:
+    """A result as terminal tables and sentences."""
+    screen.print(*conditions_tables(result), curve_table(result))
+    for sentence in result.sentences():
+        screen.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
+
+
+def try_to_write(folder: Path) -> None:
+    """Make a folder for a result, or raise `BadStudy`: to learn it from the finished result would cost the result."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise BadStudy(f"No result can be saved in {folder} ({error.strerror}); name another folder.") from error
+
+
+def note(what: str) -> None:
+    """A line on an error stream that is no terminal: a log, where no bar says how far the work is."""
+    if not sys.stderr.isatty():
+        print(what, file=sys.stderr, flush=True)
+
+
+def show_failure(what: str) -> None:
+    errors.print(f"[red]Failed[/]: {escape(what)}", highlight=False, soft_wrap=True)
+
+
 def parse_setting(text: str) -> tuple[str, object]:
     """`num_train=100` -> ('num_train', 100); values are written as in TOML."""
     name, _, value = text.partition("=")
@@ -189,8 +237,9 @@ def parse_setting(text: str) -> tuple[str, object]:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError as error:
         raise typer.BadParameter(
-            f"{text!r} is not NAME=VALUE with a value as in TOML; strings stand in quotes, lists in brackets, e.g. "
-            "--set 'placements=[\"cue\"]'."
+            f"{text!r} is not NAME=VALUE with a value as in TOML: strings stand in quotes, lists in brackets, true and "
+            "false in lower case, e.g. --set 'placements=[\"cue\"]' or --set chat=true; leave a setting out "
+            "for its default."
         ) from error
 
 

@@ -6,14 +6,15 @@ import platform
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from os import PathLike
+from os import PathLike, fspath
+from typing import Any
 
 import torch
 import transformers
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
-from softprompt import benchmarks, processes
+from softprompt import benchmarks, processes, suites
 from softprompt.benchmarks import Benchmark, Example, Rows
 from softprompt.cache import Cache, tokenizer_fingerprint
 from softprompt.chat import answer_ids
@@ -22,6 +23,7 @@ from softprompt.conditions import Condition
 from softprompt.controls import learned_task, shuffled_answers, with_instruction
 from softprompt.cost import Cost
 from softprompt.decode import answer
+from softprompt.errors import BadBenchmark, BadStudy
 from softprompt.fingerprints import fingerprint
 from softprompt.lengths import check_lengths
 from softprompt.loading import load_model
@@ -46,8 +48,8 @@ def evaluate(
     *,
     resources: Resources | None = None,
     rows: Rows | None = None,
-    mirror: str | None = None,
-    tokenizer: str | None = None,
+    mirror: str | PathLike[str] | None = None,
+    tokenizer: str | PathLike[str] | None = None,
     cache: Cache | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -71,9 +73,11 @@ def evaluate(
         SoftPromptError: the checkpoint or the benchmark cannot be used; the message says why and what to do. A tuning
             that diverges is no error: see `Result.diverged`.
     """
+    _check_kinds(protocol, resources, rows)
     protocol, resources = protocol or Protocol(), resources or Resources()
+    tokenizer = fspath(tokenizer) if tokenizer else None
     if isinstance(benchmark, str):
-        benchmark = benchmarks.get(benchmark)
+        benchmark = _named(benchmark)
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = open_checkpoint(checkpoint, with_tokenizer=not tokenizer)
     benchmark = replace(benchmark, tokenizer=tokenizer_fingerprint(tokenizer, cache))
@@ -82,7 +86,7 @@ def evaluate(
             clear_device_cache(garbage_collection=True)
         meter = Meter()
         with meter("load"):
-            rows = rows or benchmarks.load(benchmark, mirror)
+            rows = benchmarks.load(benchmark, mirror) if rows is None else rows
             shots, train, test = rows.sample(protocol)
             model = load_model(checkpoint, resources, tokenizer, cache)
         check_lengths(model, benchmark, protocol, shots, train, test)
@@ -127,6 +131,27 @@ def evaluate(
         outcomes=tuple(outcomes),
         vectors={name: tuning.vectors_SPD.cpu().numpy() for name, tuning in work.tunings.items()},
     )
+
+
+def _check_kinds(protocol: Any, resources: Any, rows: Any) -> None:
+    """Raise `BadStudy` for an argument of another kind, such as a dict of settings or a list of rows."""
+    for name, found, kind, remedy in (
+        ("protocol", protocol, Protocol, "Protocol.from_dict makes one of plain values"),
+        ("resources", resources, Resources, "Resources.from_dict makes one of plain values"),
+        ("rows", rows, Rows, "leave it out to have them loaded"),
+    ):
+        if found is not None and not isinstance(found, kind):
+            raise BadStudy(f"{name} is a {type(found).__name__}; expected a {kind.__name__}: {remedy}.")
+
+
+def _named(name: str) -> Benchmark:
+    """The benchmark of a name; a suite is several."""
+    if name.startswith(suites.PREFIX):
+        raise BadBenchmark(
+            f"{name!r} is a suite, which a study or the command line may name; name one benchmark at a time, each of "
+            f"softprompt.suites.expand([{name!r}]) for instance."
+        )
+    return benchmarks.get(name)
 
 
 @dataclass(frozen=True)

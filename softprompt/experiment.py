@@ -57,6 +57,7 @@ class Experiment:
         *,
         progress: Progress | None = None,
         on_failure: Callable[[Job, SoftPromptError], None] | None = None,
+        on_end: Callable[[str], None] | None = None,
     ) -> list[Arm]:
         """Compute what is missing, one job after another in this process; the arms that have any result.
 
@@ -64,6 +65,8 @@ class Experiment:
             progress: called with what is being done and the share of the whole that is done; by default a bar is shown
                 in a terminal or a notebook.
             on_failure: called for a job that cannot be done, after which the others go on. By default it is raised.
+            on_end: called after each job with its place among all and what became of it, e.g. "2 of 8: slow, A at step
+                100, svamp: done".
         """
         jobs = list(self.jobs(checkpoints))
         results: dict[str, list[Result]] = {name: [] for name in self.arms}
@@ -76,10 +79,14 @@ class Experiment:
 
                 try:
                     results[arm].append(self.result(job, advance))
+                    became = "done"
                 except SoftPromptError as error:
                     if on_failure is None:
                         raise
                     on_failure(job, error)
+                    became = "failed"
+                if on_end:
+                    on_end(f"{where}: {became}")
         names = [benchmark.name for benchmark in self.benchmarks]
         return [Arm.of(name, found, names) for name, found in results.items() if found]
 

@@ -1,10 +1,14 @@
 """Loading a checkpoint: what is broken is said in a sentence, and the last model stays."""
 
+import json
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
@@ -12,12 +16,14 @@ from transformers.utils import logging
 from softprompt import processes
 from softprompt.cache import Cache, open_locally, open_tokenizer
 from softprompt.checkpoints import Checkpoint
-from softprompt.completeness import broken_json
+from softprompt.completeness import CONFIG_FILE, broken_json
 from softprompt.errors import BadCheckpoint, BadStudy, SoftPromptError
 from softprompt.memory import does_not_fit
 from softprompt.models import LanguageModel
 from softprompt.protocol import Resources
 
+LONGEST_REASON = 300
+"""Most characters of a library's own words in a message."""
 _last: dict[tuple[Checkpoint, Resources, str | None, Cache | None], LanguageModel] = {}
 """The one model that is kept, by what it was loaded with."""
 
@@ -86,7 +92,13 @@ def _load(
                 raise
             if broken := broken_json(folder):
                 raise BadCheckpoint(f"{uri}/{broken} is half written or no JSON; upload it again.") from error
-            reason = " ".join(str(error).replace(str(folder), uri).split())[:300]
+            if unknown := _unknown_architecture(folder, with_code=resources.trust_remote_code):
+                raise BadCheckpoint(
+                    f"{uri} has the architecture {unknown!r}, which transformers {transformers.__version__} does not "
+                    "know; install a newer one or, if the checkpoint brings Python code of its own, let that run by "
+                    "--trust-remote-code (`trust_remote_code` in the study's [resources])."
+                ) from error
+            reason = _in_short(str(error).replace(str(folder), uri))
             raise BadCheckpoint(
                 f"{uri} cannot be loaded ({type(error).__name__}: {reason}); save config, weights and tokenizer again "
                 "with save_pretrained."
@@ -126,11 +138,25 @@ def _named_tokenizer(place: str, resources: Resources, cache: Cache | None) -> A
         try:
             return AutoTokenizer.from_pretrained(source, trust_remote_code=resources.trust_remote_code)
         except Exception as error:  # of many kinds, as above; no checkpoint is to blame
-            reason = " ".join(str(error).split())[:300]
+            reason = _in_short(str(error))
             raise BadStudy(
                 f"The tokenizer {place} cannot be loaded ({type(error).__name__}: {reason}); correct `tokenizer`, or "
                 "leave it out if the checkpoints have one."
             ) from error
+
+
+def _unknown_architecture(folder: Path, *, with_code: bool) -> str | None:
+    """The model type that a checkpoint's config names, if neither transformers nor code of its own has the model."""
+    config = json.loads((folder / CONFIG_FILE).read_bytes())
+    if not isinstance(config, dict) or (with_code and "auto_map" in config):
+        return None
+    name = config.get("model_type")
+    return name if name and name not in transformers.CONFIG_MAPPING else None
+
+
+def _in_short(reason: str) -> str:
+    """A library's complaint in one line, cut between words."""
+    return textwrap.shorten(reason, LONGEST_REASON, placeholder=" ...")
 
 
 def _device(resources: Resources) -> torch.device:

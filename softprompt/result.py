@@ -143,12 +143,13 @@ class Result:
             )
         import pyarrow as pa
         import pyarrow.parquet as pq
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist([asdict(o) for o in self.outcomes], schema=_schema()), folder / ITEMS_FILE)
-        save_file(self.vectors, folder / VECTORS_FILE, metadata={"job_key": self.job_key})
+        # `save_file` would let nobody else read it.
+        (folder / VECTORS_FILE).write_bytes(save(self.vectors, metadata={"job_key": self.job_key}))
         write_whole(folder / RESULT_FILE, self.to_json())
         return folder
 

@@ -14,6 +14,7 @@ from softprompt.cache import DEFAULT_GB, Cache, tokenizer_fingerprint
 from softprompt.checkpoints import Checkpoint, open_checkpoint, stated_place
 from softprompt.completeness import METADATA_FILE
 from softprompt.errors import BadCheckpoint, BadStudy
+from softprompt.files import at_home
 from softprompt.fingerprints import fingerprint
 from softprompt.layout import Layout
 from softprompt.protocol import Protocol, Resources, require
@@ -117,8 +118,8 @@ class Study:
         )
         for name in PATHS:
             place = values.get(name)
-            if place and "://" not in place and (name != "tokenizer" or (folder / place).exists()):
-                values[name] = str((folder / place).resolve())
+            if place and "://" not in place and (name != "tokenizer" or (folder / at_home(place)).exists()):
+                values[name] = str((folder / at_home(place)).resolve())
         return cls(
             **{
                 **values,

@@ -1,6 +1,7 @@
 """Tell Prefect that a checkpoint is there, so that the deployment `on-event` evaluates it at once."""
 
 from softprompt.bucket import Bucket
+from softprompt.completeness import list_files
 from softprompt.errors import SoftPromptError, without_passwords
 
 EVENT = "checkpoint.ready"
@@ -13,12 +14,13 @@ class NotAnnounced(SoftPromptError):
     retryable = True
 
 
-def announce_checkpoint(uri: str) -> None:
-    """Emit `checkpoint.ready` and wait until Prefect has taken it.
+def announce_checkpoint(uri: str) -> str:
+    """Emit `checkpoint.ready` and wait until Prefect has taken it; the place as it was announced, a local path in full.
 
     Raises:
         NotAnnounced: there is no Prefect server, or it does not answer.
         BadBucket: this is no place that can be read, or holds a password.
+        BadCheckpoint: there is no such folder on this machine.
     """
     import httpx
     from prefect.client.orchestration import get_client
@@ -29,7 +31,10 @@ def announce_checkpoint(uri: str) -> None:
         raise NotAnnounced(
             "PREFECT_API_URL is not set; set it to the Prefect server's, e.g. http://127.0.0.1:4200/api."
         )
-    place, server = Bucket(uri).url, without_passwords(PREFECT_API_URL.value())
+    bucket, server = Bucket(uri), without_passwords(PREFECT_API_URL.value())
+    if bucket.is_local:
+        list_files(bucket, "")  # raises if it is mistyped, which else would be known only where it is evaluated
+    place = bucket.url
     resource = Resource({"prefect.resource.id": RESOURCE + place})
     event = Event(event=EVENT, resource=resource, payload={"uri": place})
     try:
@@ -40,3 +45,4 @@ def announce_checkpoint(uri: str) -> None:
             f"Prefect at {server} did not take the event ({type(error).__name__}); start it or "
             "correct PREFECT_API_URL. The scheduled watcher will find the checkpoint all the same."
         ) from error
+    return place

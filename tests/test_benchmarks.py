@@ -4,6 +4,7 @@ import functools
 import importlib
 import os
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from conftest import WORDINGS, capital_rows
 from hub_rows import PROMPTS, SPLITS
 
+from softprompt.answers import Number
 from softprompt.benchmarks import Benchmark, Example, Rows, get, load, names
 from softprompt.checks import check, require_sound
 from softprompt.errors import BadBenchmark, RowsUnavailable
@@ -240,6 +242,9 @@ def test_the_environment_names_a_mirror_unless_another_is_given(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOFTPROMPT_MIRROR", "one")
     assert [len(load(toy_benchmark, mirror).test) for mirror in (None, "other")] == [5, 6]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SOFTPROMPT_MIRROR", "~/one")
+    assert [len(load(toy_benchmark, mirror).test) for mirror in (None, "~/other")] == [5, 6]
     monkeypatch.setenv("SOFTPROMPT_MIRROR", "nowhere")
     with pytest.raises(RowsUnavailable, match=r"There is no folder nowhere, .*correct SOFTPROMPT_MIRROR\.$"):
         load(toy_benchmark)
@@ -282,6 +287,24 @@ def test_a_change_of_anything_that_decides_a_score_is_another_benchmark(toy_benc
     ]
     fingerprints = {replace(toy_benchmark, **change).fingerprint for change in [{}, *changes]}
     assert len(fingerprints) == 1 + len(changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"chance": 1.0}, "chance is 1.0; expected a share from 0 to below 1"),
+        ({"chance": -0.1}, "chance is -0.1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; expected 1 or more"),
+        ({"stop": "\n"}, r"stop is '\\n'; expected a tuple of texts, such as \('\\n',\)"),
+        ({"grammar": Number}, "grammar is <class .*Number'>; expected an instance of a grammar, such as"),
+        ({"grammar": "Number"}, "grammar is 'Number'"),
+    ],
+)
+def test_an_impossible_declaration_is_refused_by_name(
+    toy_benchmark: Benchmark, change: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(BadBenchmark, match=f"^Benchmark 'toy_capitals': {says}"):
+        replace(toy_benchmark, **change)
 
 
 OWN = """
@@ -327,6 +350,13 @@ def test_a_broken_file_of_ones_own_is_refused_at_once(tmp_path: Path, text: str,
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(BadBenchmark, match=message):
         get("mine", str(tmp_path))
+
+
+def test_an_entry_point_that_leads_nowhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = metadata.EntryPoint(name="mine", value="nothing_of_this_name:BENCHMARK", group="softprompt.benchmarks")
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: [lost])
+    with pytest.raises(BadBenchmark, match=r"^entry point nothing_of_this_name:BENCHMARK cannot be used .*ModuleNotF"):
+        get("mine")
 
 
 def test_a_file_of_ones_own_may_not_replace_a_shipped_benchmark(tmp_path: Path) -> None:

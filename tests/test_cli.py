@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_report import BENCHMARKS, study
@@ -13,8 +15,8 @@ from typer.testing import CliRunner
 
 import flows.cli
 from softprompt.arm import Arm
-from softprompt.cli import app, parse_setting, run_app
-from softprompt.errors import BadBenchmark, RowsUnavailable
+from softprompt.cli import app, note, parse_setting, run_app, try_to_write
+from softprompt.errors import BadBenchmark, BadCheckpoint, BadStudy, RowsUnavailable
 from softprompt.result import Result
 from softprompt.tables import SHOWN, arms_tables, as_html, conditions_tables, screen, show_ranking
 
@@ -24,6 +26,11 @@ from softprompt.benchmarks import Benchmark, Example
 
 BENCHMARK = Benchmark(name="{name}", path="me/{name}", grammar=Number(),
                       to_example=lambda row: Example(question=row["q"], answer={answer}, golds=(row["a"],)))
+"""
+DEAF = """
+class Deaf(Number):
+    def lenient(self, output, item):
+        raise KeyError(output)
 """
 QUICK = (
     "num_train=12",
@@ -51,6 +58,9 @@ def test_a_setting_that_is_no_toml_is_said_with_how_it_is_written() -> None:
     assert parse_setting('placements=["cue"]') == ("placements", ["cue"])
     for text in ("placements=cue", "num_train"):
         with pytest.raises(BadParameter, match=rf"^'{text}' is not .*strings stand in quotes, .*--set 'placements=\["):
+            parse_setting(text)
+    for text in ("chat=True", "num_test=None"):
+        with pytest.raises(BadParameter, match=rf"^'{text}' is not .*true and false in lower case, .*--set chat=true;"):
             parse_setting(text)
 
 
@@ -93,6 +103,44 @@ def test_benchmarks_are_checked_and_those_without_rows_do_not_stop_the_others(tm
     assert shown.stdout == "2 + 0?\nAnswer: «2»\n"
 
 
+def test_mistakes_in_ones_own_benchmarks_are_sentences_of_a_check_and_stop_no_other(tmp_path: Path) -> None:
+    from studies import write_rows
+
+    mistakes = {
+        "good": ("row", "row", ""),
+        "int_answer": (
+            'answer=row["a"]',
+            "answer=4",
+            "row 0 of me/int_answer, split 'test' has the answer 4; expected",
+        ),
+        "class_grammar": ("Number()", "Number", "grammar is <class 'softprompt.answers.Number'>; expected an instance"),
+        "raises": ('answer=row["a"]', "answer=1 / 0", "does not fit the declaration (ZeroDivisionError: division by"),
+        "no_example": ('Example(question=row["q"], ', "dict(", "becomes {'answer': '2', 'golds': ('2',)}; expected an"),
+        "deaf": ("Number()", "Deaf()", "train item train-0 cannot be read by its own grammar"),
+    }
+    (tmp_path / "own").mkdir()
+    for name, (right, wrong, _) in mistakes.items():
+        text = OWN.format(name=name, answer='row["a"]').replace(right, wrong)
+        (tmp_path / "own" / f"{name}.py").write_text(text.replace("\nBENCHMARK", f"{DEAF}\nBENCHMARK"))
+        for split in ("train", "test"):
+            write_rows(tmp_path / "mirror" / "me" / name, split, [{"q": f"{split} 2?", "a": "2"}])
+    places = ["--mirror", str(tmp_path / "mirror"), "--benchmark-folder", str(tmp_path / "own")]
+    done = CliRunner().invoke(app, ["benchmarks", "--check", *places, "--json"])
+    assert done.exit_code == 1, done.exception
+    found = {check["name"]: check for check in json.loads(done.stdout) if check["name"] in mistakes}
+    assert {name: check["status"] for name, check in found.items()} == {
+        name: "broken" if name != "good" else "ok" for name in mistakes
+    }
+    for name, (_, _, says) in mistakes.items():
+        assert says in found[name]["problem"]
+
+
+def test_a_check_of_a_mirror_that_is_not_there_is_none() -> None:
+    done = CliRunner().invoke(app, ["benchmarks", "--check", "--mirror", "/nowhere"])
+    assert isinstance(done.exception, RowsUnavailable)
+    assert str(done.exception).startswith("There is no folder /nowhere, from which rows should be read;")
+
+
 def test_a_checkpoint_is_evaluated_without_a_study(tmp_path: Path, tiny_checkpoint: Path) -> None:
     from studies import make_study
 
@@ -113,6 +161,67 @@ def test_a_checkpoint_is_evaluated_without_a_study(tmp_path: Path, tiny_checkpoi
     done = CliRunner().invoke(app, [*arguments, "--save", str(tmp_path / "none")])
     assert isinstance(done.exception, BadBenchmark)
     assert not (tmp_path / "none").exists()  # all names are looked up before anything is computed
+
+
+def evaluated(folder: Path, checkpoint: Path, *arguments: str) -> Any:
+    """What the command `evaluate` makes of a quick protocol and the toy study's rows."""
+    settings = [argument for setting in QUICK for argument in ("--set", setting)]
+    places = ["--mirror", str(folder / "mirror"), "--benchmark-folder", str(folder / "own")]
+    return CliRunner().invoke(app, ["evaluate", str(checkpoint), *places, *settings, *arguments])
+
+
+def test_benchmarks_that_fail_stop_no_other_and_are_said_once_for_each_reason(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    from studies import make_study
+
+    study = make_study(tmp_path, tracked=False).parent
+    for name in ("bad", "worse"):
+        (study / "own" / f"{name}.py").write_text(OWN.format(name=name, answer='row["a"]').replace("me/", "toy/sums#"))
+    names = [argument for name in ("bad", "sums", "worse", "capitals") for argument in ("--benchmark", name)]
+    done = evaluated(study, tiny_checkpoint, *names, "--json")
+    assert done.exit_code == 1
+    assert [result["benchmark"] for result in json.loads(done.stdout)] == ["sums", "capitals"]
+    lines = done.stderr.splitlines()
+    assert lines[:4] == ["1 of 4: bad: failed", "2 of 4: sums: done", "3 of 4: worse: failed", "4 of 4: capitals: done"]
+    assert [line.partition(" cannot be read")[0] for line in lines[4:]] == [
+        f"Failed: {name}: Benchmark {name!r}: toy/sums#{name}, split 'test'" for name in ("bad", "worse")
+    ]
+
+    both = evaluated(study, tiny_checkpoint, *names[2:4], *names[6:], "--tokenizer", "/nowhere")
+    assert both.stderr.splitlines()[2:] == [
+        "Failed: sums, capitals: There is no folder /nowhere to read the tokenizer from; correct `tokenizer`, or leave "
+        "it out if the checkpoints have one."
+    ]
+
+
+@pytest.mark.parametrize("taken", ["saved", "saved/sums"])
+def test_a_place_where_no_result_can_be_saved_is_found_before_anything_is_computed(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    from studies import make_study
+
+    study = make_study(tmp_path, tracked=False).parent
+    (study / taken).parent.mkdir(exist_ok=True)
+    (study / taken).write_text("a file")
+    monkeypatch.setattr("softprompt.evaluation.evaluate", pytest.fail)
+    done = evaluated(study, tiny_checkpoint, "--benchmark", "sums", "--save", str(study / "saved"))
+    assert isinstance(done.exception, BadStudy)
+    assert re.match(rf"No result can be saved in {study}/saved/sums \(.*\); name another", str(done.exception))
+
+
+def test_a_folder_that_nobody_can_write_to_is_no_place_for_a_result() -> None:
+    with pytest.raises(BadStudy, match=r"^No result can be saved in /proc \("):
+        try_to_write(Path("/proc"))
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_lines_about_jobs_are_for_logs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    note("1 of 2: svamp: done")
+    assert capsys.readouterr() == ("", "" if is_terminal else "1 of 2: svamp: done\n")
 
 
 def test_any_variant_name_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -252,8 +361,27 @@ def test_a_plan_promises_nothing_for_a_mirror_that_is_not_there(tmp_path: Path, 
     assert f"There is no folder {tmp_path / 'mirror'}, " in str(planned.exception)
 
 
+def test_a_checkpoint_is_announced_by_its_full_path_and_only_if_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    posted = []
+    monkeypatch.setattr(SyncPrefectClient, "request", lambda *_, json, **__: posted.extend(json))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/A/step-100").mkdir(parents=True)
+    place, url = f"{tmp_path}/runs/A/step-100", "s3://team/A/step-100"
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        done = [CliRunner().invoke(app, ["announce", name]) for name in ("runs/A/step-100", url, "runs/A/step-10")]
+    assert [event["payload"]["uri"] for event in posted] == [place, url]
+    assert [found.stdout for found in done] == [f"Announced: {place}\n", f"Announced: {url}\n", ""]
+    assert isinstance(done[2].exception, BadCheckpoint)
+    assert str(done[2].exception) == f"There is no checkpoint at {tmp_path}/runs/A/step-10; check the path."
+
+
 def test_an_announcement_that_nobody_takes_is_one_sentence(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -263,7 +391,7 @@ def test_an_announcement_that_nobody_takes_is_one_sentence(
             run_app()
         return capsys.readouterr().err
 
-    said = announce("runs/A/step-100")
+    said = announce(str(tmp_path))
     assert said.startswith("NotAnnounced: Prefect at http://***@127.0.0.1:9/api did not take the event")
     assert announce("ftp://me:secret@nas/A/step-100").startswith("BadBucket: ftp://***@nas/A/step-100 holds a password")
 

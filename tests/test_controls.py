@@ -136,7 +136,7 @@ def test_an_item_with_options_gets_one_of_its_own() -> None:
 def test_the_instruction_states_the_format_in_front_of_the_question(toy_benchmark: Benchmark, rows: Rows) -> None:
     prompt = with_instruction(replace(toy_benchmark, instruction="Capitals.")).prompt(rows.test[0])
     assert prompt.startswith("Capitals.\nAnswer with the right option in its own words and nothing else.\n\nQuestion:")
-    silent = replace(toy_benchmark, grammar=SimpleNamespace())
+    silent = replace(toy_benchmark, grammar=SimpleNamespace(strict=str, lenient=str, is_right=bool))
     with pytest.raises(BadBenchmark, match="its grammar SimpleNamespace has no `instruction`"):
         with_instruction(silent)
 

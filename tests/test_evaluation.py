@@ -4,7 +4,9 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import shutil
+import stat
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -155,6 +157,16 @@ def test_a_result_knows_the_rows_that_it_was_given(result: Result, run: Callable
     edited = replace(rows, test=(replace(rows.test[0], question="Which city is it?"), *rows.test[1:]))
     found = [each.provenance["rows_fingerprint"] for each in (result, run(), run(rows=edited))]
     assert found[0] == found[1] != found[2]
+
+
+def test_all_files_of_a_saved_result_can_be_read_by_whoever_can_read_one(result: Result, tmp_path: Path) -> None:
+    umask = os.umask(0o022)
+    try:
+        result.save(tmp_path)
+    finally:
+        os.umask(umask)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("result.json", "items.parquet", "vectors.safetensors"), 0o644)
 
 
 def test_a_notebook_shows_a_result_as_tables(result: Result) -> None:
@@ -412,5 +424,5 @@ def test_a_tokenizer_may_lie_elsewhere(
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "step-100"))
     for file in folder.glob("tokenizer*"):
         file.unlink()
-    assert run(folder, tokenizer=str(tiny_checkpoint)).outcomes == result.outcomes
+    assert run(folder, tokenizer=tiny_checkpoint).outcomes == result.outcomes
     assert capsys.readouterr().err == ""  # nor a bar of transformers

@@ -92,6 +92,10 @@ def test_a_checkpoint_that_cannot_be_evaluated_does_not_stop_the_others(file: Pa
     found = json.loads(done.stdout)
     assert len(found["failures"]) == 4
     assert found["failures"][0].startswith("B at step 100 on capitals: ")
+    assert done.stderr.splitlines()[3:5] == [  # a line for each job, since no bar is shown here
+        "4 of 8: front, A at step 100, sums: done",
+        "5 of 8: cue, B at step 100, capitals: failed",
+    ]
     assert [s["variant"] for s in found["arms"]["cue"]["ranking"]["standings"]] == ["A"]
 
 

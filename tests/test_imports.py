@@ -7,6 +7,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import softprompt
+
 IN_A_BARE_ENVIRONMENT = """
 import sys
 
@@ -91,6 +93,10 @@ def test_every_name_of_the_package_is_there_and_studies_need_no_torch() -> None:
     everything = "import softprompt\nfor n in softprompt.__all__: getattr(softprompt, n)"
     assert "torch" in loaded_by(everything)
     assert loaded_by("import softprompt\nsoftprompt.Experiment.of, softprompt.Study.read") == set()
+
+
+def test_names_that_are_imported_later_are_offered_for_completion() -> None:
+    assert set(softprompt.__all__) <= set(dir(softprompt))
 
 
 def test_evaluate_loads_torch_when_it_is_asked_for_and_never_prefect() -> None:

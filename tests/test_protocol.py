@@ -179,6 +179,18 @@ def test_paths_in_a_study_are_relative_to_its_file(tmp_path: Path, monkeypatch: 
     assert study.mlflow_uri == f"sqlite:///{tmp_path}/.softprompt/tiny/mlflow.db"
 
 
+def test_a_study_may_name_places_at_its_readers_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    for name in ("own", "words"):
+        (tmp_path / "me" / name).mkdir(parents=True)
+    places = {"bucket": "~/runs", "mirror": "~/data", "home": "~", "tokenizer": "~/words", "benchmark_folder": "~/own"}
+    lines = [f'{name} = "{place}"' for name, place in places.items()]
+    study = Study.read(write(tmp_path, "\n".join([*lines, STUDY.replace('bucket = "checkpoints"', "")])))
+    assert {name: getattr(study, name) for name in places} == {
+        name: place.replace("~", f"{tmp_path}/me") for name, place in places.items()
+    }
+
+
 def test_studies_side_by_side_have_homes_of_their_own_that_lie_beside_the_file(tmp_path: Path) -> None:
     names = ("tiny", "größe", "gräße", "a b", "a/b", "../a", "..", "日本", "中国")
     homes = [Path(Study.read(write(tmp_path, STUDY.replace('"tiny"', f'"{name}"'))).home) for name in names]

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from softprompt.benchmarks import Benchmark, Rows
-from softprompt.errors import BadBenchmark, BadCheckpoint
+from softprompt.errors import BadBenchmark, BadCheckpoint, BadStudy, SoftPromptError
 from softprompt.protocol import Protocol
 from softprompt.result import Result
 
@@ -39,6 +39,11 @@ def spoil_config(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "no such model"}')
 
 
+def ask_for_another_head(folder: Path) -> None:
+    """What transformers says of it lists all that it knows."""
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+
+
 def cut_config(folder: Path) -> None:
     (folder / "config.json").write_text((folder / "config.json").read_text()[:100])
 
@@ -64,7 +69,8 @@ def lose_a_weight(folder: Path) -> None:
         (spoil_weights, "the weights model.layers.1.mlp.up_proj.weight hold NaN or infinity; the pre-training has"),
         (spoil_tokenizer, "the tokenizer has 330 tokens, the embedding only 320 rows; .* as `tokenizer` in the study"),
         (remove_tokenizer, r"has no tokenizer \(yet\); if it never gets one, name one as `tokenizer`"),
-        (spoil_config, r"spoilt cannot be loaded \(ValueError: .*\); save config, weights and tokenizer again"),
+        (spoil_config, r"has the architecture 'no such model', which transformers [\d.]+ does not know; .*--trust-rem"),
+        (ask_for_another_head, r"\(ValueError: Unrecognized configuration class .*\w,? \.\.\.\); save config, weights"),
         (cut_config, "/config.json is half written or no JSON; upload it again"),
         (cut_tokenizer, "/tokenizer.json is half written or no JSON; upload it again"),
         (spoil_shape, r"the weights lm_head.weight are 320 x 32, its config asks for 320 x 64; config and weights"),
@@ -81,6 +87,29 @@ def test_a_checkpoint_that_cannot_be_used_is_refused_in_one_sentence(
         run(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"protocol": {"num_test": 5}}, "protocol is a dict; expected a Protocol: Protocol.from_dict makes one of"),
+        ({"resources": {}}, "resources is a dict; expected a Resources: Resources.from_dict makes one of plain values"),
+        ({"rows": []}, "rows is a list; expected a Rows: leave it out to have them loaded"),
+        ({"rows": Rows(train=(), test=())}, "The train split has 0 usable items"),
+        ({"benchmark": "suite:core"}, "'suite:core' is a suite, which a study or the command line may name; name one"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_with_what_is_expected(
+    run: Callable[..., Result], change: dict[str, object], says: str
+) -> None:
+    with pytest.raises(SoftPromptError, match=f"^{says}"):
+        run(**change)
+
+
+@pytest.mark.parametrize("place", ["/no/such/folder", "./words", "../words", "~/words"])
+def test_a_tokenizers_folder_that_is_not_there_is_named(run: Callable[..., Result], place: str) -> None:
+    with pytest.raises(BadStudy, match=f"^There is no folder {place} to read the tokenizer from; correct `tokenizer`"):
+        run(tokenizer=place)
 
 
 @pytest.mark.parametrize("question", ["Which city? " * 100, "город " * 60], ids=["in characters", "in tokens only"])

@@ -16,11 +16,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from softprompt.answers import Grammar
 from softprompt.errors import BadBenchmark, RowsUnavailable
+from softprompt.files import at_home
 from softprompt.fingerprints import fingerprint
 from softprompt.protocol import Protocol
 
@@ -78,6 +80,19 @@ class Benchmark:
     """Fingerprint of the file that declares it, if that is one of a team's own: there no edit is missed."""
     tokenizer: str = ""
     """Fingerprint of the tokenizer that it is read with, where that is not the checkpoint's own; a study sets it."""
+
+    def __post_init__(self) -> None:
+        """Raise `BadBenchmark` for a declaration that no item could be measured by."""
+        is_instance = not isinstance(self.grammar, type)
+        is_grammar = is_instance and all(hasattr(self.grammar, name) for name in ("strict", "lenient", "is_right"))
+        for name, holds, expected in (
+            ("chance", 0 <= self.chance < 1, "a share from 0 to below 1"),
+            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("stop", not isinstance(self.stop, str), "a tuple of texts, such as ('\\n',)"),
+            ("grammar", is_grammar, "an instance of a grammar, such as softprompt.answers.Number()"),
+        ):
+            if not holds:
+                raise BadBenchmark(f"Benchmark {self.name!r}: {name} is {getattr(self, name)!r}; expected {expected}.")
 
     @property
     def dataset(self) -> str:
@@ -156,7 +171,7 @@ def get(name: str, folder: str | None = None) -> Benchmark:
     return benchmark
 
 
-def load(benchmark: Benchmark, mirror: str | None = None) -> Rows:
+def load(benchmark: Benchmark, mirror: str | PathLike[str] | None = None) -> Rows:
     """Read a benchmark's rows from the hub, or from a folder laid out like it.
 
     Args:
@@ -174,19 +189,20 @@ def load(benchmark: Benchmark, mirror: str | None = None) -> Rows:
     return Rows(train=clean, test=tuple(test), num_contaminated=len(train) - len(clean))
 
 
-def mirror_folder(mirror: str | None) -> Path | None:
+def mirror_folder(mirror: str | PathLike[str] | None) -> Path | None:
     """Where rows are read from: `mirror`, or else what `$SOFTPROMPT_MIRROR` names; None for the hub.
 
     Raises:
         RowsUnavailable: there is no such folder.
     """
     named = mirror or os.environ.get(MIRROR_VARIABLE)
-    if named and not Path(named).is_dir():
+    folder = at_home(named).absolute() if named else None  # a relative path could be taken for a name on the hub
+    if folder and not folder.is_dir():
         raise RowsUnavailable(
             f"There is no folder {named}, from which rows should be read; create it, or correct "
             f"{'`mirror`' if mirror else MIRROR_VARIABLE}."
         )
-    return Path(named).absolute() if named else None  # a relative path could be taken for a name on the hub
+    return folder
 
 
 def _examples(benchmark: Benchmark, split: str, mirror: Path | None) -> list[Example]:
@@ -214,7 +230,7 @@ def _examples(benchmark: Benchmark, split: str, mirror: Path | None) -> list[Exa
     for index, row in enumerate(data):
         try:
             example = benchmark.to_example(row)
-        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+        except Exception as error:  # of whatever kind a team's own code may raise
             raise BadBenchmark(
                 f"Benchmark {benchmark.name!r}: row {index} of {where} does not fit the declaration "
                 f"({type(error).__name__}: {error}); it has the fields {', '.join(row)}."
@@ -231,6 +247,15 @@ def _examples(benchmark: Benchmark, split: str, mirror: Path | None) -> list[Exa
 
 
 def _problem(example: Example) -> str | None:
+    if not isinstance(example, Example):
+        return f"becomes {example!r}; expected an Example of to_example, or None for a row that is no item"
+    for name in ("question", "answer", "id", "group", "identity"):
+        if not isinstance(found := getattr(example, name), str | None):
+            return f"has the {name} {found!r}; expected text"
+    for name in ("golds", "options"):
+        found = getattr(example, name)
+        if not isinstance(found, tuple | list) or not all(isinstance(text, str | None) for text in found):
+            return f"has the {name} {found!r}; expected a tuple of texts"
     if not (example.question or "").strip():
         return "has an empty question"
     if not (example.answer or "").strip() or not example.golds:
@@ -261,7 +286,7 @@ def _sources(folder: str | None) -> dict[str, Callable[[], Any]]:
     for module in pkgutil.iter_modules(__path__):
         sources[module.name] = functools.partial(_import_own, module.name)
     for entry in importlib.metadata.entry_points(group="softprompt.benchmarks"):
-        _add(sources, entry.name, entry.load, "an entry point")
+        _add(sources, entry.name, entry.load, f"entry point {entry.value}")
     if folder and not Path(folder).is_dir():
         raise BadBenchmark(f"There is no folder {folder}; correct benchmark_folder.")
     for file in sorted(Path(folder).glob("[!_]*.py")) if folder else ():
@@ -272,7 +297,17 @@ def _sources(folder: str | None) -> dict[str, Callable[[], Any]]:
 def _add(sources: dict[str, Callable[[], Any]], name: str, source: Callable[[], Any], where: str) -> None:
     if name in sources:
         raise BadBenchmark(f"Two benchmarks are called {name!r}; rename the one declared by {where}.")
-    sources[name] = source
+    sources[name] = functools.partial(_loaded, source, where)
+
+
+def _loaded(source: Callable[[], Any], where: str) -> Any:
+    """What a team's own code declares, whatever it may raise."""
+    try:
+        return source()
+    except BadBenchmark:
+        raise
+    except Exception as error:
+        raise BadBenchmark(f"{where} cannot be used as a benchmark ({type(error).__name__}: {error}).") from error
 
 
 def _import_own(name: str) -> Any:
@@ -283,10 +318,7 @@ def _import_file(file: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"softprompt_user_benchmark_{file.stem}", file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        found = module.BENCHMARK
-        code = ast.unparse(ast.parse(file.read_text(encoding="utf-8")))  # without comments and layout
-        return replace(found, source=fingerprint(code)) if isinstance(found, Benchmark) else found
-    except Exception as error:
-        raise BadBenchmark(f"{file} cannot be used as a benchmark ({type(error).__name__}: {error}).") from error
+    spec.loader.exec_module(module)
+    found = module.BENCHMARK
+    code = ast.unparse(ast.parse(file.read_text(encoding="utf-8")))  # without comments and layout
+    return replace(found, source=fingerprint(code)) if isinstance(found, Benchmark) else found
