@@ -149,6 +149,9 @@ def study(
     else:
         if len(arms) > 1:
             screen.print(*arms_tables(arms))
+            for arm in arms:
+                for caution in arm.ranking.cautions():
+                    screen.print(f"  {arm.name}: {caution}", highlight=False, markup=False, soft_wrap=True)
         else:
             show_ranking(arms[0].ranking, arms[0].diagnosis)
         screen.print(f"Written: {file}", markup=False, soft_wrap=True)

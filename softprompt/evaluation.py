@@ -14,7 +14,7 @@ import transformers
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
-from softprompt import benchmarks, processes, suites
+from softprompt import __version__, benchmarks, processes, suites
 from softprompt.benchmarks import Benchmark, Example, Rows
 from softprompt.cache import Cache, tokenizer_fingerprint
 from softprompt.chat import answer_ids
@@ -124,6 +124,7 @@ def evaluate(
             "device": ", ".join(map(str, model.devices)),
             "dtype": str(model.network.dtype).removeprefix("torch."),
             "prefix_caching": work.prefill.shares_all,
+            "softprompt": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,

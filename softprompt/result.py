@@ -110,6 +110,15 @@ class Result:
         excesses = {placement: controls.in_words(excess) for placement, excess in self.learned_task.items()}
         return [f"{placement}: {said}" for placement, said in (*losses.items(), *excesses.items()) if said]
 
+    def __str__(self) -> str:
+        """'A at step 800 on svamp: cue accuracy 0.710 (0.660 to 0.755), format-following 0.980'."""
+        found = self.metrics[self.headline]
+        accuracy = found["accuracy"]
+        return (
+            f"{self.variant} at step {self.step} on {self.benchmark}: {self.headline} accuracy {accuracy.value:.3f} "
+            f"({accuracy.low:.3f} to {accuracy.high:.3f}), format-following {found['format_following'].value:.3f}"
+        )
+
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         from softprompt.tables import as_html

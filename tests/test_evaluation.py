@@ -176,6 +176,11 @@ def test_a_notebook_shows_a_result_as_tables(result: Result) -> None:
         assert f"{metrics['accuracy'].value:.3f}" in page
 
 
+def test_a_result_is_printed_in_a_line(result: Result) -> None:
+    accuracy = result.metrics["cue"]["accuracy"].value
+    assert str(result).startswith(f"{result.variant} at step 100 on toy_capitals: cue accuracy {accuracy:.3f} (")
+
+
 def test_a_result_on_a_single_item_can_be_saved(
     run: Callable[..., Result], quick_protocol: Protocol, tmp_path: Path
 ) -> None:
