@@ -89,7 +89,9 @@ def test_outcomes_worked_by_hand(
     assert {o.gold_bytes for o in found} == {4}
 
 
-def test_a_result_holds_every_condition_metric_and_curve(result: Result, quick_protocol: Protocol) -> None:
+def test_a_result_holds_every_condition_metric_and_curve(
+    result: Result, quick_protocol: Protocol, tiny_checkpoint: Path
+) -> None:
     assert list(result.metrics) == ["zero_shot", "few_shot", "cue", "prefix"]
     for metrics in result.metrics.values():
         assert {"accuracy", "format_following", "choice_accuracy", "gold_bits_per_byte"} <= metrics.keys()
@@ -100,7 +102,7 @@ def test_a_result_holds_every_condition_metric_and_curve(result: Result, quick_p
     }
     assert len(result.outcomes) == 12 * (1 + 1 + 2 + 2)
     assert result.vectors["prefix"].shape == (2, quick_protocol.num_vectors, 32)
-    assert (result.variant, result.step, result.status) == ("step-100", 100, "ok")
+    assert (result.variant, result.step, result.status) == (tiny_checkpoint.parent.name, 100, "ok")
 
 
 def test_every_point_of_a_curve_is_of_the_same_first_items(
