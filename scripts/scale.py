@@ -258,7 +258,7 @@ def measure(study: Study, what: str) -> Measurement:
 
 
 def measured(study: Study, what: str) -> Measurement:
-    command = [sys.executable, __file__, "--measure", what, str(Path(study.home).parent / "study.toml")]
+    command = [sys.executable, __file__, "--measure", what, f"{study.benchmark_folder}/../study.toml"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Measurement(**json.loads(done.stdout.splitlines()[-1]))
 
