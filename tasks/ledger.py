@@ -131,7 +131,7 @@ class Ledger:
         jobs = of_study(self.study, finished)
         if not any(job.status == "done" for job in jobs):
             return ""
-        ends = sorted((job.key, job.status, job.run_id, job.superseded_by) for job in jobs)
+        ends = sorted(f"{job.key} {job.status} {job.run_id} {job.superseded_by}" for job in jobs)
         return fingerprint([[self.study.benchmark(name).fingerprint for name in self.study.benchmarks], ends])
 
     def finish(self, job: Job, status: str, *, run_id: str, seconds: float = 0.0, error: str = "") -> None:
