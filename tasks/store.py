@@ -155,7 +155,7 @@ class Store:
                 with self.alone("curve", name):
                     first = self._first_version(name)
                     if first is None:
-                        self.client.set_tag(self.ranking_run_id, f"version/{name}", version)
+                        self.client.set_experiment_tag(self.experiment_id, self._version_tag(name), version)
             self._curves[name, version] = name if first in (None, version) else f"{name}.{version}"
         return self._curves[name, version]
 
@@ -248,7 +248,11 @@ class Store:
         return self.client.create_run(self.experiment_id, run_name=name, tags=tags)
 
     def _first_version(self, name: str) -> str | None:
-        return self.client.get_run(self.ranking_run_id).data.tags.get(f"version/{name}")
+        return self.client.get_experiment(self.experiment_id).tags.get(self._version_tag(name))
+
+    def _version_tag(self, name: str) -> str:
+        """Of the experiment, since a run may be deleted while others still have such curves."""
+        return f"version.{self.study.protocol.fingerprint}.{name}"
 
 
 def _param(name: str, value: Any) -> Any:
