@@ -91,8 +91,8 @@ class Look:
 
 @task(**RETRIED)
 def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | None = None) -> Look:
-    """Complete checkpoints with unfinished jobs, newest step first, no more than `most`; those whose URI is in `tried`
-    left out, and not looked at again."""
+    """Look for complete checkpoints with unfinished jobs, newest step first, no more than `most`; those whose URI is in
+    `tried` are left out, and not looked at again."""
     found = look(study, tried, most)
     report(found)
     return found

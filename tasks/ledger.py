@@ -99,10 +99,10 @@ class Ledger:
 
     def finished_of(self, checkpoint: Checkpoint) -> dict[str, Finished]:
         """Finished jobs of one checkpoint, asked of MLflow itself."""
-        found = _finished(map(_entries, self._models(f"tags.fingerprint = '{checkpoint.fingerprint}'")))
+        found = [_entries(model) for model in self._models(f"tags.fingerprint = '{checkpoint.fingerprint}'")]
         with self.store.answers():
             active = self.store.active_runs() if found else set()
-        return {key: job for key, job in found.items() if job.run_id in active}
+        return _finished(_alive(entries, active) for entries in found)
 
     def check_copy(self, known: Iterable[str]) -> None:
         """Throw the copy away if it misses any of these finished jobs. It does where the clock of MLflow was set back,
@@ -255,7 +255,6 @@ def _entries(model: Any) -> dict[str, dict[str, Any]]:
         "checkpoint": model.tags["fingerprint"],
         "protocol": model.tags["protocol"],
         "modified_ms": int(model.tags["modified_ms"]),
-        "run_id": model.source_run_id,
         "superseded_by": model.tags.get("superseded_by", ""),
     }
     jobs = {tag.removeprefix(JOB_TAG): json.loads(v) for tag, v in model.tags.items() if tag.startswith(JOB_TAG)}
@@ -264,16 +263,13 @@ def _entries(model: Any) -> dict[str, dict[str, Any]]:
 
 def _alive(entries: dict[str, dict[str, Any]], runs: set[str]) -> dict[str, dict[str, Any]]:
     """Without the jobs whose run was deleted: their results and points are gone with it."""
-    own = entries["checkpoint"]["run_id"]
-    return {**entries, "jobs": {key: job for key, job in entries["jobs"].items() if job.get("run_id", own) in runs}}
+    return {**entries, "jobs": {key: job for key, job in entries["jobs"].items() if job.get("run_id") in runs}}
 
 
 def _finished(models: Iterable[dict[str, dict[str, Any]]]) -> dict[str, Finished]:
     """By key, what `_entries` say."""
     return {
-        key: Finished(key=key, **{**model["checkpoint"], **job})
-        for model in models
-        for key, job in model["jobs"].items()
+        key: Finished(key=key, **model["checkpoint"], **job) for model in models for key, job in model["jobs"].items()
     }
 
 
