@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import matplotlib.style
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from softprompt.diagnosis import Diagnosis
 from softprompt.metrics import Estimate, average
@@ -28,6 +29,8 @@ Found = Mapping[tuple[str, str], Result]
 
 TUNING_METRICS = ("format_following", "knowledge_accuracy", "accuracy")
 
+MAX_MARKERS = 20
+"""Of a curve; more of them only hide it."""
 MAX_UPRIGHT = 6
 """Of more conditions, names are broken into short lines below a figure."""
 
@@ -132,19 +135,29 @@ def benchmarks_figure(
 def ranks_figure(past: Sequence[Ranking], looks: Mapping[str, Look]) -> Markup:
     """Ranks over training; hollow where fewer variants than ever could be ranked."""
     most = max(len(ranking.standings) for ranking in past)
-    figure, (axes,) = _figure(0.6 + 0.34 * most, 1, top=0.1, right=0.4 + 0.085 * min(40, max(map(len, looks))))
+    places = {
+        v: [(r.step, s.rank, len(r.standings)) for r in past for s in r.standings if s.variant == v] for v in looks
+    }
+    ends: dict[int, list[tuple[int, str]]] = defaultdict(list)  # rank -> step and name of those that end there
+    for variant, its in places.items():
+        for step, rank, _ in its[-1:]:
+            ends[rank].append((step, variant))
+    names = {(max(its)[0], rank): ", ".join(name for _, name in its) for rank, its in ends.items()}
+    figure, (axes,) = _figure(0.6 + 0.34 * most, 1, top=0.1, right=0.4 + 0.085 * min(40, max(map(len, names.values()))))
     for variant, look in looks.items():
-        places = [(r.step, s.rank, len(r.standings)) for r in past for s in r.standings if s.variant == variant]
-        axes.plot([step for step, _, _ in places], [place for _, place, _ in places], color=look.colour, linewidth=2.2)
+        its = places[variant]
+        axes.plot([step for step, _, _ in its], [rank for _, rank, _ in its], color=look.colour, linewidth=2.2)
+        marked = its[_marked(len(its))]
         for face, some in (
-            (look.colour, [place for place in places if place[2] == most]),
-            (PAPER, [place for place in places if place[2] < most]),
+            (look.colour, [place for place in marked if place[2] == most]),
+            (PAPER, [place for place in marked if place[2] < most]),
         ):
-            x, y = [step for step, _, _ in some], [place for _, place, _ in some]
+            x, y = [step for step, _, _ in some], [rank for _, rank, _ in some]
             axes.plot(x, y, look.marker, color=look.colour, markerfacecolor=face, markersize=7)
-        for step, place, _ in places[-1:]:
-            axes.annotate(variant, (step, place), (10, 0), textcoords="offset points", va="center")
-    axes.set(xlabel="training step", ylabel="rank", ylim=(most + 0.5, 0.5))
+    for end, text in names.items():
+        axes.annotate(text, end, (10, 0), textcoords="offset points", va="center")
+    _label_steps(axes, [ranking.step for ranking in past])
+    axes.set(ylabel="rank", ylim=(most + 0.5, 0.5))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return _svg(figure, "ranks")
 
@@ -158,10 +171,12 @@ def settling_figure(diagnosis: Diagnosis) -> Markup:
         (panels[1], "Kendall's tau with the ranking before", [m.tau_before for m in moments], -1.0),
     ):
         points = [(m.step, value) for m, value in zip(moments, values, strict=True) if value is not None]
-        axes.plot([step for step, _ in points], [value for _, value in points], "o-", color=INK)
+        x, y = [step for step, _ in points], [value for _, value in points]
+        axes.plot(x, y, "o-", color=INK, markevery=_marked(len(points)))
         if diagnosis.settled_at is not None:
             axes.axvline(diagnosis.settled_at, color=INK, linewidth=0.8, linestyle=":")
-        axes.set(title=title, xlabel="training step", ylim=(lowest - 0.05, 1.05))
+        _label_steps(axes, [moment.step for moment in moments])
+        axes.set(title=title, ylim=(lowest - 0.05, 1.05))
     return _svg(figure, "settling")
 
 
@@ -201,11 +216,18 @@ def _draw(axes: Axes, look: Look, line: Line, *, band: bool = True) -> None:
     gap = Estimate(math.nan, 0, math.nan, math.nan)
     x, estimates = [x for x, _ in line], [estimate or gap for _, estimate in line]
     low, high = [e.low for e in estimates], [e.high for e in estimates]
-    axes.plot(x, [e.value for e in estimates], color=look.colour, marker=look.marker)
+    y = [e.value for e in estimates]
+    axes.plot(x, y, color=look.colour, marker=look.marker, markevery=_marked(len(line)))
     if band and sum(e is not gap for e in estimates) > 1:
         axes.fill_between(x, low, high, color=look.colour, alpha=0.13, linewidth=0)
     else:
         axes.vlines(x, low, high, color=look.colour, linewidth=1)
+
+
+def _marked(num: int) -> slice:
+    """Which of a curve's points get a marker: the last and, evenly, others."""
+    every = math.ceil(num / MAX_MARKERS) or 1
+    return slice((num - 1) % every, None, every)
 
 
 def _figure(
@@ -234,6 +256,7 @@ def _label_steps(axes: Axes, steps: Iterable[int]) -> None:
     axes.set_xlabel("training step")
     if len(only := set(steps)) == 1:
         axes.set_xticks(list(only))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 250k: whole numbers run into each other
 
 
 def _svg(figure: Figure, name: str) -> Markup:

@@ -10,6 +10,7 @@ import pytest
 from softprompt.arm import Arm
 from softprompt.cost import Cost, Phase
 from softprompt.errors import BadStudy
+from softprompt.figures import in_style, learning_figure, looks_of
 from softprompt.metrics import Estimate, Outcome, summarise
 from softprompt.protocol import Protocol
 from softprompt.ranking import rank
@@ -177,6 +178,20 @@ def test_an_incomplete_variant_is_named_and_not_ranked(tmp_path: Path) -> None:
     page = write(tmp_path, [*study({"dense": 0.9, "moe": 0.5}), result("late", 0.99, benchmark="rivers", step=200)])
     assert "late is incomplete at step 200: no capitals" in page.text
     assert page.source.count('class="left rank"') == 2
+
+
+def test_variants_of_one_rank_share_a_label(tmp_path: Path) -> None:
+    page = write(tmp_path, study({"dense": 0.5, "moe": 0.5, "wide": 0.9}))
+    assert ">dense, moe</text>" in page.source
+
+
+def test_long_curves_are_not_hidden_by_their_markers() -> None:
+    ranking = rank(study({"dense": 0.9, "moe": 0.5}), BENCHMARKS)
+    past = [replace(ranking, step=step) for step in range(100, 50_100, 100)]
+    with in_style():
+        figure = learning_figure(past, looks_of(ranking.scores), {})
+    assert figure.count("<use ") < len(past)
+    assert ">50k</text>" in figure
 
 
 def test_one_variant_at_one_step_makes_a_page(tmp_path: Path) -> None:

@@ -272,6 +272,13 @@ def test_monotonicity_worked_by_hand() -> None:
     assert statistics.monotonicity([{100: 0.1, 200: 0.2}]) is None
 
 
+def test_monotonicity_is_spearmans() -> None:
+    values = [0.1, 0.3, 0.3, 0.2, 0.3, 0.9, 0.1]
+    found = statistics.monotonicity([dict(enumerate(values))])
+    assert found is not None
+    assert found[0] == pytest.approx(stats.spearmanr(range(len(values)), values).statistic)
+
+
 # The diagnosis
 
 
