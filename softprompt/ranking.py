@@ -94,8 +94,24 @@ class Ranking:
     def scores(self) -> dict[str, float]:
         return {standing.variant: standing.score for standing in self.standings}
 
+    @property
+    def tiers(self) -> tuple[tuple[str, ...], ...]:
+        """Best first: every variant of a tier is ahead of all of the next. Of those in one, in alphabetical order, not
+        all can be told apart."""
+        tiers: list[list[str]] = [[standing.variant] for standing in self.standings[:1]]
+        for comparison in self.comparisons:
+            if comparison.distinguishable:
+                tiers.append([])
+            tiers[-1].append(comparison.behind)
+        return tuple(tuple(sorted(tier)) for tier in tiers)
+
+    @property
+    def order(self) -> str:
+        """The tiers as text: 'A > B, C'."""
+        return " > ".join(", ".join(tier) for tier in self.tiers)
+
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "sentences": self.sentences()}
+        return {**asdict(self), "order": self.order, "sentences": self.sentences()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.events import emit_event
 
 from softprompt.arm import Arm
 from softprompt.diagnosis import Diagnosis
@@ -18,19 +19,39 @@ from tasks.rankings import PastRankings, rank_at
 from tasks.retries import RETRIED
 from tasks.tracking import Tracker
 
+CHANGED = "ranking.changed"
+"""The event that another order of the variants can be told; see `Ranking.order`."""
+RESOURCE = "softprompt.study."
+
 
 @task(**RETRIED)
 def publish_ranking(study: Study) -> Ranking:
     """The ranking at the best matched step, published at home, in MLflow, and as a Prefect artifact."""
     ranking, diagnosis = publish(study)
-    key = "ranking-" + re.sub("[^a-z0-9]+", "-", plain(study.name).lower())  # Prefect allows no other characters
+    name, tracker = plain(study.name), Tracker(study)
+    key = "ranking-" + re.sub("[^a-z0-9]+", "-", name.lower())  # Prefect allows no other characters
     markdown = as_markdown(ranking, diagnosis)
-    if charts := Tracker(study).charts:
-        markdown += f"\n[The variants side by side in MLflow]({charts})\n"
-        get_run_logger().info("The variants side by side in MLflow: %s", charts)
+    if tracker.charts:
+        markdown += f"\n[The variants side by side in MLflow]({tracker.charts})\n"
+        get_run_logger().info("The variants side by side in MLflow: %s", tracker.charts)
     create_markdown_artifact(key=key, markdown=markdown, description=f"Ranking of {study.name}")
-    for sentence in [*ranking.sentences(), *diagnosis.sentences()]:
+    sentences = [*ranking.sentences(), *diagnosis.sentences()]
+    for sentence in sentences:
         get_run_logger().info("%s", sentence)
+    if ranking.order != (before := tracker.known_order()):
+        emit_event(
+            CHANGED,
+            {"prefect.resource.id": RESOURCE + name, "prefect.resource.name": study.name},
+            payload={
+                "study": study.name,
+                "step": ranking.step,
+                "order": ranking.order,
+                "before": before,
+                "sentences": sentences,
+                "charts": tracker.charts,
+            },
+        )
+        tracker.note_order(ranking.order)
     return ranking
 
 

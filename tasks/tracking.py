@@ -27,6 +27,8 @@ FAILED_TAG = "failed/"
 """Of a variant's run, with a benchmark's name: what failed there last. For readers; the ledger is what counts."""
 RANKED_TAG = "ranked"
 """Of the run of the rankings: on which basis, see `Ledger.basis`."""
+ORDER_TAG = "order"
+"""Of the same run: the variants' order that was last made known, see `Ranking.order`."""
 
 
 class Tracker:
@@ -116,8 +118,15 @@ class Tracker:
 
     def ranked_on(self) -> str:
         """The basis of the ranking that is published."""
+        return self._ranking_tag(RANKED_TAG)
+
+    def known_order(self) -> str:
+        """The order of the variants that was last made known; empty if none was."""
+        return self._ranking_tag(ORDER_TAG)
+
+    def note_order(self, order: str) -> None:
         with self.store.answers():
-            return self.store.client.get_run(self.store.ranking_run_id).data.tags.get(RANKED_TAG, "")
+            self.store.client.set_tag(self.store.ranking_run_id, ORDER_TAG, order)
 
     def fetch(self, run_id: str, path: str, target: Path) -> None:
         """Copy an artifact from MLflow to `target`."""
@@ -133,6 +142,10 @@ class Tracker:
                     if (variant, step) in times:
                         run_id = self.store.run_id(variant)
                         self.store.log_points(run_id, [Point("truth/mean", share, times[variant, step], step)])
+
+    def _ranking_tag(self, name: str) -> str:
+        with self.store.answers():
+            return self.store.client.get_run(self.store.ranking_run_id).data.tags.get(name, "")
 
     def _local(self, job: Finished) -> Path:
         """The folder of a result on this machine, fetched from MLflow if it is not whole there."""

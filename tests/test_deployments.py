@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,57 @@ def test_a_back_fill_and_a_ranking_by_hand(cluster: Cluster, bucket: S3Bucket, t
     cluster.prefect("deployment", "run", "backfill-checkpoints/by-hand", *steps, "--watch")
     assert [job for job in cluster.finished() if job[0] == 300] == [(300, "capitals"), (300, "sums")]
     cluster.prefect("deployment", "run", "rank-variants/by-hand", "--watch")
+
+
+@pytest.fixture
+def told(cluster: Cluster, tmp_path: Path) -> Iterator[list[str]]:
+    """What comes to the team's address by deployments/notify.yaml."""
+    messages: list[str] = []
+
+    class Address(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            messages.append(json.loads(self.rfile.read(int(self.headers["content-length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Address) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        save = [sys.executable, "-c", SAVE_BLOCK, f"http://127.0.0.1:{server.server_port}"]
+        block = subprocess.run(save, env=cluster.environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+        file = tmp_path / "notify.yaml"
+        file.write_text((ROOT / "deployments" / "notify.yaml").read_text().replace("BLOCK_ID", block.strip()))
+        cluster.prefect("automation", "create", "--from-file", str(file))
+        yield messages
+        server.shutdown()
+
+
+SAVE_BLOCK = """
+import sys
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+block = CustomWebhookNotificationBlock(name="team", url=sys.argv[1], json_data={"text": "{{subject}} | {{body}}"})
+print(block.save("team"))
+"""
+
+
+@pytest.mark.slow
+def test_another_order_and_a_failure_are_told_once(
+    cluster: Cluster, bucket: S3Bucket, tiny_checkpoint: Path, told: list[str]
+) -> None:
+    for variant in ("D", "E"):
+        bucket.upload(tiny_checkpoint, f"{variant}/step-400")
+    steps = ("-p", "first_step=400", "-p", "last_step=400")
+    cluster.prefect("deployment", "run", "backfill-checkpoints/by-hand", *steps, "--watch")
+    wait_for(lambda: told, "word of the order")
+    assert told[0].startswith("toy at step 400: D, E | ")
+    assert "D and E are not distinguishable yet" in told[0]
+    cluster.prefect("deployment", "run", "rank-variants/by-hand", "--watch")
+
+    missing = f"{bucket.url}/F/step-100"
+    cluster.prefect("deployment", "run", "evaluate-checkpoint/by-hand", "-p", f"checkpoint={missing}")
+    wait_for(lambda: len(told) > 1, "word of the failure")
+    assert told[1].startswith(f"evaluate-checkpoint Failed: {missing} | ")
+    assert len(told) == 2  # of an order that is known, nothing
 
 
 @pytest.mark.slow

@@ -159,6 +159,17 @@ def test_a_pair_is_claimed_only_if_all_that_enclose_it_are() -> None:
     assert not ranking.comparisons[0].distinguishable
 
 
+def test_the_order_is_of_tiers_that_can_be_told_apart() -> None:
+    """Whoever comes first by luck inside a tier changes nothing of it."""
+    for first, second in (("1110", "1101"), ("1101", "1110")):
+        marks = {"C": "1111" * 25, "B": first * 25, "A": second * 24 + "1111", "D": "0000" * 25}
+        ranking = rank([result(variant, "cloze", row) for variant, row in marks.items()], ["cloze"])
+        assert ranking.tiers == (("C",), ("A", "B"), ("D",))
+        assert ranking.order == "C > A, B > D"
+    assert rank([result("A", "cloze", "10")], ["cloze"]).order == "A"
+    assert rank([result("A", "quiz", "10")], ["quiz", "cloze"]).order == ""
+
+
 def test_a_variant_without_a_benchmark_is_incomplete_and_never_averaged_over_the_rest() -> None:
     ranking = rank(
         [result("A", "quiz", "1100"), result("A", "cloze", "1100"), result("B", "quiz", "1111")], ["quiz", "cloze"]
