@@ -8,12 +8,12 @@ from measured import Measured, Stopwatch
 from workload import Workload
 
 from softprompt.benchmarks import Benchmark, Example
-from softprompt.chat import answer_ids
 from softprompt.decode import answer
 from softprompt.meter import matrix_rate
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Prompt, plain_prompts
+from softprompt.wording import Wording
 
 NUM_WARM_UP = 32
 """Items, before the clock runs."""
@@ -70,7 +70,7 @@ def score_softprompt(work: Workload) -> Measured:
     """Log-likelihoods of every option's text."""
     model, benchmark = work.language_model, work.in_words
     examples = work.test(benchmark)
-    prompts = plain_prompts(model, benchmark, examples)
+    prompts = plain_prompts(Wording(model, benchmark), examples)
     candidates = option_ids(model, benchmark, examples)
     run = partial(answer, max_new_tokens=0)
     watch = Stopwatch(model.device)
@@ -106,7 +106,9 @@ def score_lm_eval(work: Workload) -> Measured:
         seconds=watch.laps,
         cpu_seconds=watch.cpu_laps,
         peak_bytes=watch.peak_bytes,
-        flops=scoring_flops(model, plain_prompts(model, benchmark, examples), option_ids(model, benchmark, examples)),
+        flops=scoring_flops(
+            model, plain_prompts(Wording(model, benchmark), examples), option_ids(model, benchmark, examples)
+        ),
         matrix_rate=matrix_rate(model),
         num_items=len(examples),
         outputs=[[next(found)[0] for _ in e.options] for e in examples],
@@ -114,14 +116,14 @@ def score_lm_eval(work: Workload) -> Measured:
 
 
 def option_ids(model: LanguageModel, benchmark: Benchmark, examples: Sequence[Example]) -> list[list[list[int]]]:
-    return [[answer_ids(model, benchmark, e, option, chat=False) for option in e.options] for e in examples]
+    return [[Wording(model, benchmark).answer_ids(e, option) for option in e.options] for e in examples]
 
 
 def asked(work: Workload, num_shots: int) -> tuple[list[Prompt], tuple[str, ...], int]:
     """Prompts, stop strings, most new tokens."""
     benchmark = work.by_letter
     shots = work.train(benchmark)[:num_shots]
-    prompts = plain_prompts(work.language_model, benchmark, work.test(benchmark), shots)
+    prompts = plain_prompts(Wording(work.language_model, benchmark), work.test(benchmark), shots)
     return prompts, benchmark.stop, benchmark.max_new_tokens
 
 

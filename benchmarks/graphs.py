@@ -30,6 +30,7 @@ from softprompt.packing import packing_rows
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
 from softprompt.tune import answer_losses, learned_answers, pass_size, rows_of_steps
+from softprompt.wording import Wording
 
 NUM_STEPS = 80
 NUM_LAUNCHED = 10
@@ -70,8 +71,8 @@ def num_operations(num_layers: int, num_seeds: int, dtype: str, *, is_recorded: 
     work = Workload(model=LAYERS, benchmark=SYNTHETIC, dtype=dtype, num_steps=1)
     protocol = Protocol(placements=("prefix",), num_steps=1, seeds=tuple(range(num_seeds)))
     model, benchmark, examples = work.language_model, work.by_letter, work.train(work.by_letter) * num_seeds
-    placement = Placement("prefix", model, benchmark, protocol)
-    answers = learned_answers(model, benchmark, examples, [example.answer for example in examples], protocol)
+    placement = Placement("prefix", Wording(model, benchmark), protocol)
+    answers = learned_answers(placement.wording, examples, [example.answer for example in examples], protocol)
     (rows,) = rows_of_steps(placement, examples, answers, protocol)
     vectors_SPD, prefill = placement.initial_vectors(protocol.seeds).requires_grad_(), Prefill(model)
     way = FewerKernels(model.network)() if is_recorded else nullcontext()
@@ -103,8 +104,8 @@ def print_sizes(work: Workload) -> None:
     for placement, num_seeds in TUNINGS:
         protocol = Protocol(placements=(placement,), num_steps=NUM_STEPS, seeds=tuple(range(num_seeds)))
         targets = [example.answer for example in examples]
-        answers = learned_answers(work.language_model, benchmark, examples, targets, protocol)
-        where = Placement(placement, work.language_model, benchmark, protocol)
+        where = Placement(placement, Wording(work.language_model, benchmark), protocol)
+        answers = learned_answers(where.wording, examples, targets, protocol)
         sizes = [pass_size(rows) for rows in rows_of_steps(where, examples, answers, protocol)]
         chosen = few_sizes(sizes)
         rooms = [next(room for room in chosen if all(map(int.__ge__, room, size))) for size in sizes]

@@ -24,7 +24,7 @@ from softprompt.decode import answer
 from softprompt.models import LanguageModel
 from softprompt.packing import packing_rows
 from softprompt.prefill import Prefill
-from softprompt.prompt import TOKEN, Prompt
+from softprompt.prompt import TOKEN, Prompt, TrainingRow
 from softprompt.tune import answer_losses
 from softprompt.world.facts import World
 from softprompt.world.pretrain import learn_tokenizer
@@ -92,7 +92,7 @@ def expected_flops(setting: Setting) -> tuple[float, float]:
 
 def tuning_step(model: LanguageModel, setting: Setting) -> Callable[[], None]:
     """A step's forward and backward pass: a batch of 8, full gradient."""
-    rows = [(prompt, list(range(2, 2 + NUM_ANSWER))) for prompt in setting.prompts(BATCH)]
+    rows = [TrainingRow(prompt, list(range(2, 2 + NUM_ANSWER))) for prompt in setting.prompts(BATCH)]
     vectors_SPD = torch.randn(1, NUM_VECTORS, setting.width).mul(0.02).requires_grad_()
 
     def step() -> None:

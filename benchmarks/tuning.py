@@ -10,7 +10,6 @@ from torch import Tensor
 from workload import Workload
 
 from softprompt.benchmarks import Benchmark, Example
-from softprompt.chat import answer_ids, terminator_id
 from softprompt.meter import matrix_rate
 from softprompt.models import LanguageModel
 from softprompt.output_layer import IGNORED
@@ -19,6 +18,7 @@ from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompts
 from softprompt.protocol import Protocol
 from softprompt.tune import TunedPrompt, answer_losses, tune
+from softprompt.wording import Wording
 
 NUM_VECTORS = 10
 
@@ -73,8 +73,8 @@ def tuning(
         seeds=tuple(seeds),
         curve_steps=tuple(curve_steps),
     )
-    where, targets = Placement(placement, model, benchmark, protocol), [example.answer for example in examples]
-    return tune(prefill, benchmark, where, examples, targets, protocol, on_step=lambda _: on_step())
+    where, targets = Placement(placement, Wording(model, benchmark), protocol), [example.answer for example in examples]
+    return tune(prefill, where, examples, targets, protocol, on_step=lambda _: on_step())
 
 
 def exhaust(steps: Iterable[object]) -> None:
@@ -153,10 +153,10 @@ def training_rows(
     model: LanguageModel, benchmark: Benchmark, examples: Sequence[Example]
 ) -> list[tuple[list[int], list[int]]]:
     """(prompt, answer and terminator) as tokens."""
-    end = terminator_id(model)
-    prompts = plain_prompts(model, benchmark, examples)
+    wording = Wording(model, benchmark)
+    prompts = plain_prompts(wording, examples)
     return [
-        (prompt.ids, [*answer_ids(model, benchmark, example, example.answer, chat=False), end])
+        (prompt.ids, [*wording.answer_ids(example, example.answer), wording.terminator_id])
         for prompt, example in zip(prompts, examples, strict=True)
     ]
 

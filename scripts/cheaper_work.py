@@ -23,6 +23,7 @@ from worlds import HEAD, condition_cells, evaluate_world, make_world, markdown, 
 import softprompt
 from softprompt import Protocol, Resources, Result
 from softprompt.metrics import Outcome
+from softprompt.wording import Wording
 
 WORLD_SEEDS = (301, 302, 303)
 BENCHMARKS = ("svamp", "web_questions", "commonsense_qa", "arc_easy_words")
@@ -135,8 +136,8 @@ def _steps(model: str, name: str, mirror: str | None, changes: dict[str, object]
     benchmark = benchmarks.get(name)
     _, train, _ = benchmarks.load(benchmark, mirror).sample(protocol)
     loaded = load_model(open_checkpoint(model), Resources())
-    placement = Placement(protocol.headline, loaded, benchmark, protocol)
-    return tune(Prefill(loaded), benchmark, placement, train, [example.answer for example in train], protocol)
+    placement = Placement(protocol.headline, Wording(loaded, benchmark), protocol)
+    return tune(Prefill(loaded), placement, train, [example.answer for example in train], protocol)
 
 
 def main() -> None:

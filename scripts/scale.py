@@ -135,7 +135,6 @@ def recorded_result(protocol: Protocol) -> Result:
         tokens=None,
         benchmark="",
         chance=0.25,
-        headline=protocol.headline,
         protocol=protocol,
         metrics=metrics,
         curves={placement: points[placement] for placement in protocol.placements},

@@ -40,9 +40,9 @@ class Cost:
     def flops(self) -> float:
         return sum(phase.flops for phase in self.phases.values())
 
-    def matrix_share(self, *names: str) -> float | None:
-        """Share of the matrix rate that phases reached, by default all that compute; None if none did."""
-        chosen = [phase for name, phase in self.phases.items() if phase.flops and name in (names or PHASES)]
+    def matrix_share(self) -> float | None:
+        """Share of the matrix rate that the phases that compute reached; None if none did."""
+        chosen = [phase for name, phase in self.phases.items() if phase.flops and name in PHASES]
         spent = sum(phase.seconds for phase in chosen) * self.matrix_rate
         return sum(phase.flops for phase in chosen) / spent if spent else None
 

@@ -63,10 +63,10 @@ class Diagnosis:
             elif self.settled_at == self.moments[-1].step:
                 found.append("The order of the variants that can be told apart has not settled: it is new at this step")
             else:
-                found.append(
-                    f"The {self.num_apart} pairs that can be told apart have been in this order since step "
-                    f"{self.settled_at} of {self.moments[-1].step}"
-                )
+                who = f"The {self.num_apart} pairs that can be told apart have"
+                if self.num_apart == 1:
+                    who = "The pair that can be told apart has"
+                found.append(f"{who} been in this order since step {self.settled_at} of {self.moments[-1].step}")
             tau = self.moments[-1].tau_before
             if tau is not None:
                 found.append(f"Kendall's tau with the ranking before is {tau:+.2f}")

@@ -17,7 +17,6 @@ from torch import Tensor
 from softprompt import __version__, benchmarks, processes, suites
 from softprompt.benchmarks import Benchmark, Example, Rows
 from softprompt.cache import Cache, tokenizer_fingerprint
-from softprompt.chat import answer_ids
 from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.conditions import Condition
 from softprompt.controls import learned_task, shuffled_answers, with_instruction
@@ -30,13 +29,13 @@ from softprompt.loading import load_model
 from softprompt.loss import shared_tokens
 from softprompt.meter import Meter
 from softprompt.metrics import Outcome, summarise
-from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.progress import Progress, reporting
-from softprompt.prompt import Placement, Prompt, plain_prompts, random_vectors
+from softprompt.prompt import Placement, Prompt, of_seed, plain_prompts, random_vectors
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import CurvePoint, Job, Result
 from softprompt.tune import learned_answers, tune
+from softprompt.wording import Wording
 
 _one_at_a_time = threading.RLock()
 
@@ -89,9 +88,10 @@ def evaluate(
             rows = benchmarks.load(benchmark, mirror) if rows is None else rows
             shots, train, test = rows.sample(protocol)
             model = load_model(checkpoint, resources, tokenizer, cache)
-        check_lengths(model, benchmark, protocol, shots, train, test)
+        wording = Wording(model, benchmark, protocol.chat)
+        check_lengths(wording, protocol, shots, train, test)
         with reporting(progress, benchmark.name) as report:
-            work = Evaluation(model, benchmark, protocol, resources, shots, train, test, meter, report)
+            work = Evaluation(wording, protocol, resources, shots, train, test, meter, report)
             outcomes = [outcome for condition in protocol.planned for outcome in work.outcomes(condition)]
         cost = Cost.of_processes(processes.everyones(meter.cost(model)))
 
@@ -102,7 +102,6 @@ def evaluate(
         tokens=checkpoint.tokens,
         benchmark=benchmark.name,
         chance=benchmark.chance,
-        headline=protocol.headline,
         protocol=protocol,
         metrics={c: summarise([o for o in outcomes if o.condition == c]) for c in protocol.conditions},
         curves={name: tuning.curve for name, tuning in work.tunings.items()},
@@ -168,8 +167,7 @@ class Tuning:
 class Evaluation:
     """The conditions of one job on one loaded model."""
 
-    model: LanguageModel
-    benchmark: Benchmark
+    wording: Wording
     protocol: Protocol
     resources: Resources
     shots: list[Example]
@@ -183,17 +181,16 @@ class Evaluation:
 
     @functools.cached_property
     def prefill(self) -> Prefill:
-        return Prefill(self.model, meter=self.meter)
+        return Prefill(self.wording.model, meter=self.meter)
 
     @property
     def shared(self) -> list[str]:
         """What nearly all training answers have, and is learned as form; "x2" behind what they have twice."""
         targets = [example.answer for example in self.train]
-        answers = learned_answers(self.model, self.benchmark, self.train, targets, self.protocol)
+        answers = learned_answers(self.wording, self.train, targets, self.protocol)
+        decode = self.wording.model.tokenizer.decode
         times = dict(sorted(shared_tokens(answers)))  # of each token the last occurrence
-        return sorted(
-            repr(self.model.tokenizer.decode([token])) + (f" x{num}" if num > 1 else "") for token, num in times.items()
-        )
+        return sorted(repr(decode([token])) + (f" x{num}" if num > 1 else "") for token, num in times.items())
 
     def outcomes(self, condition: Condition) -> list[Outcome]:
         """Of all test items. A condition that takes its vectors from a tuning comes after the one tuned for them."""
@@ -201,9 +198,10 @@ class Evaluation:
             return self._tuned(condition)
         shots = self.shots if condition.words == "few_shot" else []
         if not condition.placement:
-            instructed = condition.words == "instruction"
-            benchmark = with_instruction(self.benchmark) if instructed else self.benchmark
-            prompts = plain_prompts(self.model, benchmark, self.test, shots, chat=self.protocol.chat)
+            wording = self.wording
+            if condition.words == "instruction":
+                wording = replace(wording, benchmark=with_instruction(wording.benchmark))
+            prompts = plain_prompts(wording, self.test, shots)
             return self._outcomes(condition.name, prompts, None, self.test, with_scores=True)
         placement = self._placement(condition)
         prompts = self._prompts(placement, self.test, shots)
@@ -222,7 +220,6 @@ class Evaluation:
         num_asked = self.protocol.batch_size * len(self.protocol.seeds)
         steps = tune(
             self.prefill,
-            self.benchmark,
             placement,
             self.train,
             shuffled_answers(self.train) if is_shuffled else [example.answer for example in self.train],
@@ -251,23 +248,19 @@ class Evaluation:
                 return outcomes
 
     def _placement(self, condition: Condition) -> Placement:
-        return Placement(condition.placement, self.model, self.benchmark, self.protocol)
+        return Placement(condition.placement, self.wording, self.protocol)
 
     def _prompts(
         self, placement: Placement, examples: Sequence[Example], shots: Sequence[Example] = ()
     ) -> list[Prompt]:
         """Of every seed, seeds outermost."""
-        seeds = range(len(self.protocol.seeds))
-        return [prompt for seed in seeds for prompt in placement.prompts(examples, seed, shots)]
+        prompts = placement.prompts(examples, shots)
+        return [prompt for seed in range(len(self.protocol.seeds)) for prompt in of_seed(prompts, seed)]
 
     @functools.cached_property
     def candidates(self) -> dict[str, dict[str, list[int]]]:
         """Of each test item the texts that are scored, its options and its answer, with their tokens."""
-        model, benchmark, chat = self.model, self.benchmark, self.protocol.chat
-        return {
-            e.id: {text: answer_ids(model, benchmark, e, text, chat=chat) for text in (*e.options, e.answer)}
-            for e in self.test
-        }
+        return {e.id: {text: self.wording.answer_ids(e, text) for text in (*e.options, e.answer)} for e in self.test}
 
     @functools.cached_property
     def num_curve(self) -> int:
@@ -298,19 +291,20 @@ class Evaluation:
         with_scores: bool,
     ) -> list[Outcome]:
         """`prompts` are those of `examples`, once per seed, seeds outermost."""
+        benchmark = self.wording.benchmark
         items = [examples[i % len(examples)] for i in range(len(prompts))]
         generations, scores = answer(
             self.prefill,
             prompts,
             vectors_SPD,
-            stop=self.benchmark.stop,
-            max_new_tokens=self.benchmark.max_new_tokens,
+            stop=benchmark.stop,
+            max_new_tokens=benchmark.max_new_tokens,
             candidates=[list(self.candidates[item.id].values()) for item in items] if with_scores else None,
             micro_batch=self.resources.micro_batch,
             on_answers=lambda num_more: self._advance(f"{condition}: answering", num_more),
         )
         outcomes = []
-        grammar = self.benchmark.grammar
+        grammar = benchmark.grammar
         for item, prompt, generation, found in zip(items, prompts, generations, scores, strict=True):
             strict = grammar.strict(generation.text, item) if generation.stopped else None
             likelihoods = dict(zip(self.candidates[item.id], found, strict=True)) if with_scores else {}
@@ -328,7 +322,7 @@ class Evaluation:
                     choice_correct=None if chosen is None else grammar.is_right(chosen, item),
                     gold_bits=-likelihoods[item.answer] / math.log(2) if with_scores else None,
                     gold_bytes=len(item.answer.encode()) if with_scores else None,
-                    group=item.group if self.benchmark.macro_average else "",
+                    group=item.group if benchmark.macro_average else "",
                 )
             )
         return outcomes

@@ -14,7 +14,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from itertools import accumulate, chain
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -24,8 +23,8 @@ from softprompt.graphs import Size
 from softprompt.memory import tensor_on
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill, distinct
-from softprompt.prompt import TOKEN, Prompt
-from softprompt.trials import are_near, holds
+from softprompt.prompt import TOKEN, Prompt, TrainingRow
+from softprompt.trials import are_near, bears
 
 NAME = "softprompt_packed"
 """Of our attention, under which networks look it up."""
@@ -163,7 +162,7 @@ ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
 
 
 @contextmanager
-def packing_rows(model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]]) -> Iterator[bool]:
+def packing_rows(model: LanguageModel, rows: Sequence[TrainingRow]) -> Iterator[bool]:
     """Whether passes over these prompts and answers are to be packed; if so, all passes inside the block must be.
 
     Packed are prompts with vectors in their heads. Layers that look back through a window must not reach its end, since
@@ -171,7 +170,7 @@ def packing_rows(model: LanguageModel, rows: Sequence[tuple[Prompt, list[int]]])
     """
     have_heads = all(prompt.head.has_vectors and not prompt.cue_start for prompt, _ in rows)
     are_alike = len({prompt.num_head for prompt, _ in rows}) == 1
-    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    longest = max(row.length for row in rows)
     does_pack = have_heads and are_alike and longest <= model.window and packs(model)
     with _looked_up(model) if does_pack else nullcontext():
         yield does_pack
@@ -217,16 +216,11 @@ def answer_outputs(
     return graphs(shape, run, embeds_1ND, wanted_L, *places)[: len(wanted)]
 
 
-_PACKS: "WeakKeyDictionary[LanguageModel, bool]" = WeakKeyDictionary()
-
-
 def packs(model: LanguageModel) -> bool:
     """Whether rows that are packed come out as they do alone; found out by trying, since a network may do anything with
     positions and masks."""
-    if model not in _PACKS:
-        may_pack = model.attention in ALL_ATTENTION_FUNCTIONS.valid_keys() and not model.is_recurrent
-        _PACKS[model] = may_pack and holds(lambda: _proves_to_pack(model))
-    return _PACKS[model]
+    takes_ours = model.attention in ALL_ATTENTION_FUNCTIONS.valid_keys() and not model.is_recurrent
+    return takes_ours and bears(model, _proves_to_pack)
 
 
 def _proves_to_pack(model: LanguageModel) -> bool:

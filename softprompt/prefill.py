@@ -9,7 +9,6 @@ import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +22,7 @@ from softprompt.keys_values import KeysAndValues
 from softprompt.memory import free_bytes, tensor_on
 from softprompt.meter import Meter
 from softprompt.models import LanguageModel
-from softprompt.prompt import TOKEN, Prompt
+from softprompt.prompt import TOKEN, Prompt, num_common
 
 Head = tuple[int, ...]
 Row = TypeVar("Row", bound=Sized)
@@ -245,8 +244,7 @@ class Prefill:
         if len(heads) < 2:
             return ()
         lengths = {len(head) for head in heads}
-        pairs = zip(min(heads), max(heads), strict=False)  # these two differ first
-        num_alike = min(sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)), min(lengths) - 1)
+        num_alike = num_common(min(heads), max(heads))  # these two differ first
         pays = num_alike * (len(heads) - 1) >= POSITIONS_OF_A_PASS[self.model.device.type] / 4
         is_seen_whole = len(lengths) == 1 or max(lengths) <= self.model.window
         return heads[0][:num_alike] if pays and is_seen_whole else ()

@@ -7,15 +7,16 @@ import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from softprompt.benchmarks import Benchmark, Example
-from softprompt.chat import ask, cue_of
+from softprompt.benchmarks import Example
 from softprompt.errors import BadBenchmark, BadCheckpoint
 from softprompt.models import LanguageModel
 from softprompt.protocol import Protocol
+from softprompt.wording import Wording
 
 TOKEN = -1
 """Slot of a position that holds an ordinary token."""
@@ -53,6 +54,17 @@ class Prompt:
         return any(slot != TOKEN for slot in self.slots)
 
 
+class TrainingRow(NamedTuple):
+    """A prompt and the tokens of its answer."""
+
+    prompt: Prompt
+    answer: list[int]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
 class Placement:
     """Where the vectors of a condition go.
 
@@ -61,15 +73,14 @@ class Placement:
     vectors instead of the cue.
     """
 
-    def __init__(self, name: str, model: LanguageModel, benchmark: Benchmark, protocol: Protocol) -> None:
-        self.model, self.benchmark, self.chat = model, benchmark, protocol.chat
+    def __init__(self, name: str, wording: Wording, protocol: Protocol) -> None:
+        model, self.wording = wording.model, wording
         self.num_front = protocol.num_vectors if name in ("prefix", "both") else 0
         self.front_text = protocol.prefix_text
-        cue = protocol.cue_text or cue_of(benchmark, chat=protocol.chat)
-        self.cue_ids = model.encode(cue) if name in ("cue", "both") else []
+        self.cue_ids = model.encode(protocol.cue_text or wording.cue) if name in ("cue", "both") else []
         if name in ("cue", "both") and not self.cue_ids:
             raise BadBenchmark(
-                f"Benchmark {benchmark.name!r} has no cue that vectors could replace; set cue_text, or use the "
+                f"Benchmark {wording.benchmark.name!r} has no cue that vectors could replace; set cue_text, or use the "
                 "placement 'prefix'."
             )
         self.is_truncated = bool(self.num_front) and protocol.prefix_gradient == "truncated"
@@ -79,20 +90,20 @@ class Placement:
                 "cannot be cut; its protocol needs prefix_gradient = 'full'."
             )
 
-    def prompts(self, examples: Sequence[Example], seed: int, shots: Sequence[Example] = ()) -> list[Prompt]:
-        """For the vectors of the seed of that number. Heads of `cue` are all that stands before its vectors, so that
-        every seed and step can share them; with vectors in front, they are what all the prompts begin with."""
-        prompts = [self.prompt(example, seed, shots) for example in examples]
+    def prompts(self, examples: Sequence[Example], shots: Sequence[Example] = ()) -> list[Prompt]:
+        """For the vectors of the first seed; see `of_seed`. Heads of `cue` are all that stands before its vectors, so
+        that every seed and step can share them; with vectors in front, they are what all the prompts begin with."""
+        prompts = [self.prompt(example, shots) for example in examples]
         return with_common_head(prompts) if self.num_front else prompts
 
-    def prompt(self, example: Example, seed: int, shots: Sequence[Example] = ()) -> Prompt:
-        """`example` for the vectors of the seed of that number; vectors in front stand before the `shots`, too."""
-        asked = ask(self.model, self.benchmark, example, shots, chat=self.chat)
-        text_ids = self.model.encode(asked.question if self.cue_ids else asked.prompt)
-        bos, front, num_back = self.model.bos_ids, self.num_front, len(self.cue_ids)
+    def prompt(self, example: Example, shots: Sequence[Example] = ()) -> Prompt:
+        """`example` for the vectors of the first seed; vectors in front stand before the `shots`, too."""
+        model, asked = self.wording.model, self.wording.ask(example, shots)
+        text_ids = model.encode(asked.question if self.cue_ids else asked.prompt)
+        bos, front, num_back = model.bos_ids, self.num_front, len(self.cue_ids)
         num_question = len(text_ids)
         if self.is_truncated and not self.cue_ids:
-            num_question = _num_common(text_ids, self.model.encode(asked.question))
+            num_question = num_common(text_ids, model.encode(asked.question))
         return Prompt(
             ids=[*bos, *[0] * front, *text_ids, *[0] * num_back],
             slots=[
@@ -101,7 +112,6 @@ class Placement:
                 *[TOKEN] * len(text_ids),
                 *range(front, front + num_back),
             ],
-            seed=seed,
             num_head=len(bos) + (front or len(text_ids)),
             cue_start=len(bos) + front + num_question if self.is_truncated else 0,
         )
@@ -109,15 +119,22 @@ class Placement:
     def initial_vectors(self, seeds: Sequence[int]) -> Tensor:
         """(S, P, D) float32. Vectors in front start as rows of the vocabulary drawn by seed, or as a text's tokens,
         never from N(0, 1), which is tens of times too large; vectors instead of the cue start as its tokens."""
+        model = self.wording.model
         ids_SP = [[*self._front_ids(seed), *self.cue_ids] for seed in seeds]
-        return self.model.embed(torch.tensor(ids_SP, device=self.model.device)).float()
+        return model.embed(torch.tensor(ids_SP, device=model.device)).float()
 
     def _front_ids(self, seed: int) -> list[int]:
+        model = self.wording.model
         if self.front_text:
-            return list(itertools.islice(itertools.cycle(self.model.encode(self.front_text)), self.num_front))
-        special = set(self.model.tokenizer.all_special_ids)
-        ordinary = [i for i in range(len(self.model.tokenizer)) if i not in special]
+            return list(itertools.islice(itertools.cycle(model.encode(self.front_text)), self.num_front))
+        special = set(model.tokenizer.all_special_ids)
+        ordinary = [i for i in range(len(model.tokenizer)) if i not in special]
         return random.Random(f"vectors of seed {seed}").choices(ordinary, k=self.num_front)
+
+
+def of_seed(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """The same for the vectors of the seed of that number."""
+    return [replace(prompt, seed=seed) for prompt in prompts]
 
 
 def random_vectors(vectors_SPD: Tensor, seeds: Sequence[int]) -> Tensor:
@@ -136,23 +153,16 @@ def plain_prompt(model: LanguageModel, text: str) -> Prompt:
     return Prompt(ids=ids, slots=[TOKEN] * len(ids))
 
 
-def plain_prompts(
-    model: LanguageModel,
-    benchmark: Benchmark,
-    examples: Sequence[Example],
-    shots: Sequence[Example] = (),
-    *,
-    chat: bool = False,
-) -> list[Prompt]:
+def plain_prompts(wording: Wording, examples: Sequence[Example], shots: Sequence[Example] = ()) -> list[Prompt]:
     """Prompts without vectors. Their heads are the question, as in `cue`, or the solved examples in front of it, as far
     as prompt and head agree token for token: a text's tokens depend on what follows it."""
-    asked = [ask(model, benchmark, example, shots, chat=chat) for example in examples]
-    prompts = [plain_prompt(model, one.prompt) for one in asked]
+    asked = [wording.ask(example, shots) for example in examples]
+    prompts = [plain_prompt(wording.model, one.prompt) for one in asked]
     if shots:
         return with_common_head(prompts)
-    heads = [plain_prompt(model, one.question).ids for one in asked]
+    heads = [plain_prompt(wording.model, one.question).ids for one in asked]
     return [
-        replace(prompt, num_head=len(head)) if _num_common(prompt.ids, head) == len(head) else prompt
+        replace(prompt, num_head=len(head)) if num_common(prompt.ids, head) == len(head) else prompt
         for prompt, head in zip(prompts, heads, strict=True)
     ]
 
@@ -161,11 +171,11 @@ def with_common_head(prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts with what all of them begin with as their heads; of a truncated one no more than the question."""
     firsts = [prompt.part(0, prompt.cue_start or len(prompt)) for prompt in prompts]
     positions = [list(zip(first.ids, first.slots, strict=True)) for first in firsts]
-    num_common = min(_num_common(positions[0], other) for other in positions)
-    return [replace(prompt, num_head=num_common) for prompt in prompts]
+    num_head = min(num_common(positions[0], other) for other in positions)
+    return [replace(prompt, num_head=num_head) for prompt in prompts]
 
 
-def _num_common(first: Sequence[object], second: Sequence[object]) -> int:
+def num_common(first: Sequence[object], second: Sequence[object]) -> int:
     """Tokens that both begin with, short of the first's last one, so that something is left to follow."""
     pairs = zip(first[:-1], second, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -17,6 +17,7 @@ class FromDict:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
+        require(isinstance(values, dict), cls.__name__.lower(), values, f"a table, [{cls.__name__.lower()}]")
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         unknown = sorted(set(values) - known)
         if unknown:

@@ -294,7 +294,7 @@ def _signals(scores: Scores) -> tuple[Signal, ...]:
 
 
 def matched_steps(results: Iterable[Measured], benchmarks: Sequence[str]) -> list[int]:
-    """Steps at which variants can be compared, the best to rank at last: first those at which fewer variants have all
+    """All steps with results, the best to rank at last: first those at which fewer variants have all
     benchmarks, then the earlier ones."""
     complete = _complete(results, benchmarks)
     return sorted(complete, key=lambda step: (len(complete[step]), step))
@@ -342,10 +342,8 @@ def _warnings(results: Sequence[Result], condition: str) -> tuple[str, ...]:
     """Reasons to distrust a variant's score."""
     found = []
     for result in results:
-        if result.diverged.get(condition):
-            found.append(
-                f"tuning diverged on {result.benchmark} (seeds {', '.join(map(str, result.diverged[condition]))})"
-            )
+        if diverged := result.divergence(condition):
+            found.append(diverged)
         if result.saturated(condition, "accuracy") is False:
             found.append(f"accuracy still rises at the end of the tuning on {result.benchmark} (not saturated)")
         if condition in result.curves and (loss := result.loss_of_recall(condition)):

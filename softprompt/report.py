@@ -173,16 +173,12 @@ def _tau(scores: Mapping[str, float], known: Mapping[str, float]) -> float | Non
     return kendall_tau(dict(scores), truth) if len(truth) > 1 else None
 
 
-def _lights(results: Sequence[Result], placement: str) -> list[tuple[str, str]]:
-    """What a variant's tunings of one placement say of themselves: (light, sentence)."""
-    lights = [
-        ("bad", f"tuning diverged on {r.benchmark} (seeds {', '.join(map(str, r.diverged[placement]))})")
-        for r in results
-        if r.diverged.get(placement)
-    ]
-    lights += [("bad", loss) for r in results if (loss := r.loss_of_recall(placement))]
+def _lights(results: Sequence[Result], condition: str) -> list[tuple[str, str]]:
+    """What a variant's tunings for one condition say of themselves: (light, sentence)."""
+    lights = [("bad", diverged) for r in results if (diverged := r.divergence(condition))]
+    lights += [("bad", loss) for r in results if (loss := r.loss_of_recall(condition))]
     for metric in ("format_following", "accuracy"):
-        saturated = {r.benchmark: r.saturated(placement, metric) for r in results}
+        saturated = {r.benchmark: r.saturated(condition, metric) for r in results}
         rising = [benchmark for benchmark, light in saturated.items() if light is False]
         if rising:
             lights.append(("warn", f"{metric} not saturated on {', '.join(rising)}"))

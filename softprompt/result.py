@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -46,7 +46,8 @@ class CurvePoint:
 
     step: int
     loss: float
-    """Mean over the seeds of the last batch's loss before this step; of the first batch at step 0. In nats a token."""
+    """Mean over the seeds, in nats a token: of the next batch under these vectors, before they learn from it; at the
+    last step, which has none, of the last batch before it was learned from."""
     metrics: dict[str, Estimate]
 
 
@@ -60,8 +61,6 @@ class Result:
     tokens: int | None
     benchmark: str
     chance: float
-    headline: str
-    """The condition that ranks variants."""
     protocol: Protocol
     metrics: dict[str, dict[str, Estimate]]
     """Condition -> metric -> estimate. A metric that is undefined is absent."""
@@ -82,21 +81,31 @@ class Result:
     """Condition that vectors are tuned for -> the vectors, (seed, vector, width), float32."""
 
     @property
+    def headline(self) -> str:
+        """The condition that ranks variants."""
+        return self.protocol.headline
+
+    @property
     def status(self) -> str:
         return "diverged" if any(self.diverged.values()) else "ok"
 
-    def saturated(self, placement: str, metric: str) -> bool | None:
+    def saturated(self, condition: str, metric: str) -> bool | None:
         """Has the tuning curve of `metric` stopped rising? None where it was measured less than twice."""
-        values = [p.metrics[metric].value for p in self.curves.get(placement, ()) if metric in p.metrics]
+        values = [p.metrics[metric].value for p in self.curves.get(condition, ()) if metric in p.metrics]
         return is_saturated(values) if len(values) > 1 else None
 
-    def loss_of_recall(self, placement: str) -> str | None:
+    def divergence(self, condition: str) -> str | None:
+        """That a tuning diverged, in words; None if none did."""
+        seeds = self.diverged.get(condition)
+        return f"tuning diverged on {self.benchmark} (seeds {', '.join(map(str, seeds))})" if seeds else None
+
+    def loss_of_recall(self, condition: str) -> str | None:
         """What a tuning may have cost, in words: fewer right answers, format aside, than the plain prompt gives.
 
         A prompt can follow the format in every output and yet have closed the way to facts that the checkpoint recalls
         without it. None unless the two intervals of `lenient_accuracy` lie apart.
         """
-        tuned, plain = (self.metrics.get(c, {}).get("lenient_accuracy") for c in (placement, Condition().name))
+        tuned, plain = (self.metrics.get(c, {}).get("lenient_accuracy") for c in (condition, Condition().name))
         if not (tuned and plain and tuned.high < plain.low):
             return None
         return (
@@ -106,9 +115,9 @@ class Result:
 
     def sentences(self) -> list[str]:
         """What a reader of the metrics should mind, in so many words."""
-        losses = {placement: self.loss_of_recall(placement) for placement in self.curves}
-        excesses = {placement: controls.in_words(excess) for placement, excess in self.learned_task.items()}
-        return [f"{placement}: {said}" for placement, said in (*losses.items(), *excesses.items()) if said]
+        found = [(c, said) for c in self.curves for said in (self.divergence(c), self.loss_of_recall(c))]
+        found += [(placement, controls.in_words(excess)) for placement, excess in self.learned_task.items()]
+        return [f"{where}: {said}" for where, said in found if said]
 
     def __str__(self) -> str:
         """'A at step 800 on svamp: cue accuracy 0.710 (0.660 to 0.755), format-following 0.980'."""
@@ -127,13 +136,11 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the outcomes and the vectors, as plain values for JSON."""
-        values = asdict(self, dict_factory=lambda pairs: {k: v for k, v in pairs if k not in ("outcomes", "vectors")})
-        lights = {
-            placement: {name: self.saturated(placement, name) for name in ("format_following", "accuracy")}
-            for placement in self.curves
-        }
-        losses = {placement: self.loss_of_recall(placement) for placement in self.curves}
-        return {**values, "status": self.status, "saturated": lights, "loss_of_recall": losses}
+        values = asdict(replace(self, outcomes=(), vectors={}))  # which it would copy
+        del values["outcomes"], values["vectors"]
+        lights = {c: {name: self.saturated(c, name) for name in ("format_following", "accuracy")} for c in self.curves}
+        said = {"headline": self.headline, "status": self.status, "saturated": lights}
+        return {**values, **said, "loss_of_recall": {c: self.loss_of_recall(c) for c in self.curves}}
 
     def to_json(self) -> str:
         """`to_dict` as text."""
@@ -186,7 +193,7 @@ class Result:
                 "cost": Cost.from_dict(values["cost"]),
                 "metrics": {condition: _estimates(found) for condition, found in values["metrics"].items()},
                 "curves": {
-                    placement: tuple(
+                    condition: tuple(
                         CurvePoint(
                             **{
                                 **p,
@@ -196,9 +203,9 @@ class Result:
                         )
                         for p in points
                     )
-                    for placement, points in values["curves"].items()
+                    for condition, points in values["curves"].items()
                 },
-                "diverged": {placement: tuple(seeds) for placement, seeds in values["diverged"].items()},
+                "diverged": {condition: tuple(seeds) for condition, seeds in values["diverged"].items()},
                 "learned_task": {p: _estimates(found) for p, found in values["learned_task"].items()},
                 "outcomes": tuple(outcomes),
                 "vectors": vectors,

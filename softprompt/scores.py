@@ -116,7 +116,7 @@ def score(results: Iterable[Result], benchmarks: Sequence[str], condition: str) 
         chances=tuple(chances),
         values=tuple(values_VSI[order] for values_VSI in values),
         weights=tuple(weights),
-        num_seeds=len({outcome.seed for outcome in its[0].outcomes if outcome.condition == condition} - {None}),
+        num_seeds=len({o.seed for o in next(iter(found.values())).outcomes if o.condition == condition} - {None}),
     )
 
 

@@ -12,7 +12,6 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from torch import Tensor
 from softprompt.memory import MicroBatches
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill, Reading, passes
-from softprompt.trials import are_near, holds
+from softprompt.trials import are_near, bears
 
 
 @dataclass(frozen=True)
@@ -117,16 +116,10 @@ def _logits_in_one_row(
     ).logits
 
 
-_TAKES_MASKS: "WeakKeyDictionary[LanguageModel, bool]" = WeakKeyDictionary()
-
-
 def takes_masks(model: LanguageModel) -> bool:
     """Whether the network lets each position see exactly what a mask says; found out by trying, since it is declared
     nowhere and code from elsewhere may do anything with a mask."""
-    if model not in _TAKES_MASKS:
-        may_take = model.window > 0 and not model.is_recurrent
-        _TAKES_MASKS[model] = may_take and holds(lambda: _proves_to_take_masks(model))
-    return _TAKES_MASKS[model]
+    return model.window > 0 and not model.is_recurrent and bears(model, _proves_to_take_masks)
 
 
 def _proves_to_take_masks(model: LanguageModel) -> bool:

@@ -101,17 +101,17 @@ def _with_interval(found: Estimate) -> str:
 
 
 def curve_table(result: Result) -> Table:
-    """The tuning curve of every placement, with its lights."""
+    """The tuning curve of every condition that vectors are tuned for, with its lights."""
     metrics = ("format_\nfollowing", "accuracy", "knowledge_\naccuracy")  # so that it fits into 80 columns
-    table = uncut("placement", "step", "loss", *metrics, title="Tuning")
-    for placement, points in result.curves.items():
+    table = uncut("condition", "step", "loss", *metrics, title="Tuning")
+    for condition, points in result.curves.items():
         for point in points:
             cells = [
                 f"{point.metrics[name].value:.3f}" if name in point.metrics else "[dim]undefined[/]"
                 for name in ("format_following", "accuracy", "knowledge_accuracy")
             ]
-            table.add_row(placement, str(point.step), f"{point.loss:.2f}", *cells)
-        lights = [result.saturated(placement, name) for name in ("format_following", "accuracy")]
+            table.add_row(condition, str(point.step), f"{point.loss:.2f}", *cells)
+        lights = [result.saturated(condition, name) for name in ("format_following", "accuracy")]
         table.add_row("", "", "", *(LIGHTS[light] for light in lights), "")
         table.add_section()
     return table

@@ -1,13 +1,17 @@
 """Finding out by trying what a network bears: it is declared nowhere, and code from elsewhere may do anything."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 NEGLIGIBLE = 0.05
 """Of what would show: far above rounding in bfloat16, far below what a layer, a cap or a row that is seen does."""
+_FOUND: "WeakKeyDictionary[Any, dict[Callable[[Any], bool], bool]]" = WeakKeyDictionary()
+"""By model what its trials have shown."""
 
 
 @torch.no_grad()
@@ -17,6 +21,14 @@ def holds(trial: Callable[[], bool]) -> bool:
         return trial()
     except Exception:
         return False
+
+
+def bears(model: Any, trial: Callable[[Any], bool]) -> bool:
+    """Whether the trial of a model holds; it is tried once."""
+    found = _FOUND.setdefault(model, {})
+    if trial not in found:
+        found[trial] = holds(partial(trial, model))
+    return found[trial]
 
 
 def are_near(found: Tensor, expected: Tensor, scale: Tensor) -> bool:

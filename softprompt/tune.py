@@ -13,22 +13,18 @@ import torch
 from torch import Tensor
 
 from softprompt import processes
-from softprompt.benchmarks import Benchmark, Example
-from softprompt.chat import answer_ids, terminator_id
+from softprompt.benchmarks import Example
 from softprompt.cores import side_by_side
 from softprompt.graphs import Size
 from softprompt.loss import Loss, shared_tokens
 from softprompt.memory import MicroBatches, tensor_on
-from softprompt.models import LanguageModel
 from softprompt.output_layer import IGNORED
 from softprompt.packing import answer_outputs, packed_size, packing_rows
 from softprompt.prefill import Prefill
-from softprompt.prompt import Placement, Prompt
+from softprompt.prompt import Placement, TrainingRow, of_seed
 from softprompt.protocol import Protocol
 from softprompt.truncation import truncated_batch
-
-TrainingRow = tuple[Prompt, list[int]]
-"""A prompt and the tokens of its answer."""
+from softprompt.wording import Wording
 
 MAX_NORM = 1.0
 """Gradients are clipped to this norm, each seed's on its own."""
@@ -45,14 +41,13 @@ class TunedPrompt:
     step: int
     vectors_SPD: Tensor
     losses: tuple[float, ...]
-    """By seed: the last batch's mean cross-entropy, in nats a token that is learned."""
+    """By seed: a batch's mean cross-entropy, in nats a token that is learned; see `CurvePoint.loss`."""
     diverged: tuple[int, ...]
     """Seeds whose loss or gradient was not finite; their vectors stopped at the last finite ones."""
 
 
 def tune(
     prefill: Prefill,
-    benchmark: Benchmark,
     placement: Placement,
     examples: Sequence[Example],
     targets: Sequence[str],
@@ -77,7 +72,7 @@ def tune(
     vectors_SPD = torch.nn.Parameter(placement.initial_vectors(protocol.seeds))
     optimizer = torch.optim.AdamW([vectors_SPD], lr=protocol.learning_rate * model.embedding_rms, weight_decay=0.0)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share_of_rate(step, protocol))
-    answers = learned_answers(model, benchmark, examples, targets, protocol)
+    answers = learned_answers(placement.wording, examples, targets, protocol)
     loss = Loss(protocol.unknown_share, shared_tokens(answers))
     are_finite_S = torch.ones(len(protocol.seeds), dtype=torch.bool, device=model.device)
 
@@ -109,26 +104,21 @@ def tune(
 def rows_of_steps(
     placement: Placement, examples: Sequence[Example], answers: Sequence[list[int]], protocol: Protocol
 ) -> list[list[TrainingRow]]:
-    prompts = [placement.prompts(examples, seed) for seed in range(len(protocol.seeds))]
+    alike = placement.prompts(examples)
+    prompts = [of_seed(alike, seed) for seed in range(len(protocol.seeds))]
     return [
-        [(prompts[seed][i], answers[i]) for seed, batch in enumerate(batch_of_seed) for i in batch]
+        [TrainingRow(prompts[seed][i], answers[i]) for seed, batch in enumerate(batch_of_seed) for i in batch]
         for batch_of_seed in batches(examples, protocol)
     ]
 
 
 def learned_answers(
-    model: LanguageModel,
-    benchmark: Benchmark,
-    examples: Sequence[Example],
-    targets: Sequence[str],
-    protocol: Protocol,
+    wording: Wording, examples: Sequence[Example], targets: Sequence[str], protocol: Protocol
 ) -> list[list[int]]:
     """Tokens of the targets as they follow their questions, and the one that ends an answer if it is to be learned."""
-    end = [terminator_id(model, chat=protocol.chat)] if protocol.learn_stop else []
-    return [
-        [*answer_ids(model, benchmark, example, target, chat=protocol.chat), *end]
-        for example, target in zip(examples, targets, strict=True)
-    ]
+    end = [wording.terminator_id] if protocol.learn_stop else []
+    pairs = zip(examples, targets, strict=True)
+    return [[*wording.answer_ids(example, target), *end] for example, target in pairs]
 
 
 def share_of_rate(step: int, protocol: Protocol) -> float:
@@ -191,7 +181,7 @@ def _gradient(
         return part_S, torch.autograd.grad(learned, vectors_SPD)[0]
 
     def num_bytes(row: TrainingRow) -> float:
-        return prefill.model.pass_bytes(len(row[0]) + len(row[1]), len(row[1]), backward=True)
+        return prefill.model.pass_bytes(row.length, len(row.answer), backward=True)
 
     def on_cores(chunk: Sequence[TrainingRow]) -> list[tuple[Tensor, Tensor]]:
         num_positions = [len(prompt) - prompt.num_head + len(answer) for prompt, answer in chunk]
@@ -202,7 +192,7 @@ def _gradient(
     with packing_rows(prefill.model, rows) as are_packed:
         own = _own(rows)
         if are_packed:  # there padding costs little, and a seed's head is read in every part that has rows of it
-            own = sorted(own, key=lambda row: row[0].seed)
+            own = sorted(own, key=lambda row: row.prompt.seed)
         for parts in micro_batches.run(own, num_bytes, on_cores):
             for part_S, part_SPD in parts:
                 losses_S += part_S
@@ -213,7 +203,7 @@ def _gradient(
 
 def _own(rows: Sequence[TrainingRow]) -> Sequence[TrainingRow]:
     """This process's share of a step, by length: little padding."""
-    return processes.share(sorted(rows, key=lambda row: len(row[0]) + len(row[1])))
+    return processes.share(sorted(rows, key=lambda row: row.length))
 
 
 def pass_size(rows: Sequence[TrainingRow]) -> Size:

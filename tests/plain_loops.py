@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,18 +15,17 @@ from softprompt.loss import Loss, Occurrence
 from softprompt.memory import MicroBatches
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
-from softprompt.prompt import TOKEN, Placement, Prompt
+from softprompt.prompt import TOKEN, Placement, Prompt, TrainingRow, of_seed
 from softprompt.protocol import Protocol
-from softprompt.tune import TrainingRow
+from softprompt.wording import Wording
 
 
 def mixed_prompts(
     model: LanguageModel, benchmark: Benchmark, protocol: Protocol, examples: Sequence[Example], name: str
 ) -> tuple[list[Prompt], Tensor]:
     """Prompts of different lengths and of both seeds, as a placement makes them, with its vectors at the start."""
-    placement = Placement(name, model, benchmark, protocol)
-    of_seed = [placement.prompts(examples, seed) for seed in (0, 1)]
-    prompts = [of_seed[i % 2][i] for i in range(len(examples))]
+    placement = Placement(name, Wording(model, benchmark), protocol)
+    prompts = [replace(prompt, seed=i % 2) for i, prompt in enumerate(placement.prompts(examples))]
     assert len({len(prompt) for prompt in prompts}) > 3
     return prompts, placement.initial_vectors(protocol.seeds)
 
@@ -106,13 +106,12 @@ def plain_score(model: LanguageModel, prompt: Prompt, vectors_SPD: Tensor, ids: 
     return sum(log_probs[i, token].item() for i, token in enumerate(ids))
 
 
-def training_rows(
-    model: LanguageModel, placement: Placement, examples: Sequence[Example], seeds: Sequence[int]
-) -> list[TrainingRow]:
+def training_rows(placement: Placement, examples: Sequence[Example], seeds: Sequence[int]) -> list[TrainingRow]:
+    model = placement.wording.model
     return [
-        (prompt, [*model.encode(f" {example.answer}"), model.tokenizer.eos_token_id])
+        TrainingRow(prompt, [*model.encode(f" {example.answer}"), model.tokenizer.eos_token_id])
         for seed in seeds
-        for example, prompt in zip(examples, placement.prompts(examples, seed), strict=True)
+        for example, prompt in zip(examples, of_seed(placement.prompts(examples), seed), strict=True)
     ]
 
 

@@ -128,7 +128,6 @@ def recorded_result(job: Job, accuracy: float = 0.5) -> Result:
         tokens=None,
         benchmark=job.benchmark.name,
         chance=job.benchmark.chance,
-        headline="cue",
         protocol=job.protocol,
         metrics={"cue": summarise(outcomes)},
         curves={},

@@ -36,6 +36,7 @@ from softprompt.prefill import POSITIONS_OF_A_PASS, Prefill
 from softprompt.prompt import Placement, plain_prompts
 from softprompt.protocol import Protocol
 from softprompt.scoring import takes_masks
+from softprompt.wording import Wording
 
 NARROW: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPE = {**NARROW, "intermediate_size": 48, "num_key_value_heads": 2}
@@ -170,7 +171,7 @@ def test_prompts_that_share_solved_examples_get_the_same_outputs_and_scores_as_a
     model: LanguageModel, toy_benchmark: Benchmark, rows: Rows
 ) -> None:
     """Questions of different lengths behind the same examples: padding stands between the two, and must not count."""
-    prompts = plain_prompts(model, toy_benchmark, rows.train[::5], rows.test[:2])
+    prompts = plain_prompts(Wording(model, toy_benchmark), rows.train[::5], rows.test[:2])
     assert len({len(prompt) for prompt in prompts}) > 3
     candidates = [[model.encode(f" {example.answer}")] for example in rows.train[::5]]
     generations, scores = answer(Prefill(model), prompts, max_new_tokens=3, candidates=candidates, micro_batch=8)
@@ -201,8 +202,8 @@ def test_gradients_equal_those_of_a_plain_loop(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
 ) -> None:
     """As passes are launched one by one, and as they are recorded."""
-    where = Placement(placement, model, toy_benchmark, quick_protocol)
-    batch = training_rows(model, where, rows.train[::7], seeds=(0, 1))
+    where = Placement(placement, Wording(model, toy_benchmark), quick_protocol)
+    batch = training_rows(where, rows.train[::7], seeds=(0, 1))
     assert len({len(prompt) for prompt, _ in batch}) > 1
     expected_SPD, expected_S = plain_gradients(model, where, batch, quick_protocol)
     assert expected_SPD.abs().max() > 1e-4
@@ -221,15 +222,16 @@ def test_truncated_gradients_equal_those_of_a_plain_loop_that_detaches_the_quest
     truncated = replace(quick_protocol, prefix_gradient="truncated")
     if model.is_recurrent:
         with pytest.raises(BadCheckpoint, match=r"keeps the past as a state, .* needs prefix_gradient = 'full'"):
-            Placement("prefix", model, toy_benchmark, truncated)
+            Placement("prefix", Wording(model, toy_benchmark), truncated)
         return
-    where = Placement("prefix", model, toy_benchmark, truncated)
-    batch = training_rows(model, where, rows.train[::7], seeds=(1, 0))
+    where = Placement("prefix", Wording(model, toy_benchmark), truncated)
+    batch = training_rows(where, rows.train[::7], seeds=(1, 0))
     found_SPD, losses_S = gradients(model, where, batch, truncated)
     expected_SPD, expected_S = plain_gradients(model, where, batch, truncated)
     torch.testing.assert_close(losses_S, expected_S, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(found_SPD, expected_SPD, rtol=1e-3, atol=1e-5)
-    whole = training_rows(model, Placement("prefix", model, toy_benchmark, quick_protocol), rows.train[::7], (1, 0))
+    untruncated = Placement("prefix", Wording(model, toy_benchmark), quick_protocol)
+    whole = training_rows(untruncated, rows.train[::7], (1, 0))
     full_SPD, full_S = gradients(model, where, whole, quick_protocol)
     torch.testing.assert_close(losses_S, full_S, rtol=1e-4, atol=1e-4)
     assert (found_SPD - full_SPD).abs().max() > 0.1 * full_SPD.abs().max()

@@ -204,6 +204,7 @@ def test_a_train_item_that_differs_from_a_test_item_in_case_and_spaces_only_is_d
         ({"options": None}, r"does not fit the declaration \(TypeError: .*it has the fields question, capital"),
         ({"capital": " "}, "has no gold answer"),
         ({"capital": None}, "has no gold answer"),
+        ({"options": ["Cairo", None]}, r"has the options \('Cairo', None\); expected a tuple of texts"),
         ({"options": ["Rome", "Bonn"]}, r"has gold \('Cairo',\), which is not among its options \('Rome', 'Bonn'\)"),
     ],
 )
@@ -289,6 +290,12 @@ def test_a_change_of_anything_that_decides_a_score_is_another_benchmark(toy_benc
     assert len(fingerprints) == 1 + len(changes)
 
 
+class Unstable(Number):
+    """What it decides by is in no fingerprint."""
+
+    __repr__ = object.__repr__
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -298,6 +305,7 @@ def test_a_change_of_anything_that_decides_a_score_is_another_benchmark(toy_benc
         ({"stop": "\n"}, r"stop is '\\n'; expected a tuple of texts, such as \('\\n',\)"),
         ({"grammar": Number}, "grammar is <class .*Number'>; expected an instance of a grammar, such as"),
         ({"grammar": "Number"}, "grammar is 'Number'"),
+        ({"grammar": Unstable()}, "grammar is <.*Unstable object at .*>; expected one whose repr is the same in every"),
     ],
 )
 def test_an_impossible_declaration_is_refused_by_name(
@@ -324,6 +332,14 @@ def test_a_file_in_ones_own_folder_is_a_benchmark(tmp_path: Path) -> None:
     assert "mine" not in names()
     assert get("mine", str(tmp_path)).path == "me/mine"
     assert get("svamp", str(tmp_path)) is get("svamp")
+
+
+def test_a_file_of_ones_own_may_hold_dataclasses_with_late_annotations(tmp_path: Path) -> None:
+    late = "from __future__ import annotations\nimport dataclasses\n"
+    own = "@dataclasses.dataclass(frozen=True)\nclass Mine(Number):\n    most: int = 9\n\n"
+    text = OWN.format(name="mine").replace("BENCHMARK =", f"{own}BENCHMARK =").replace("=Number()", "=Mine()")
+    (tmp_path / "mine.py").write_text(late + text)
+    assert repr(get("mine", str(tmp_path)).grammar).endswith("Mine(most=9)")
 
 
 def test_a_file_of_ones_own_that_is_edited_is_another_version_of_its_benchmark(tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from softprompt.benchmarks import Benchmark, Rows
-from softprompt.chat import ask, terminator_id
 from softprompt.checkpoints import open_checkpoint
 from softprompt.errors import BadCheckpoint
 from softprompt.evaluation import evaluate
 from softprompt.loading import load_model
 from softprompt.models import LanguageModel
 from softprompt.protocol import Protocol, Resources
+from softprompt.wording import Wording
 
 TURNS = (
     "{% for turn in messages %}[{{ turn.role }}]\n{{ turn.content }}</s>\n{% endfor %}"
@@ -35,7 +35,7 @@ def test_the_question_is_the_users_turn_and_the_cue_starts_the_assistants(
     model: LanguageModel, toy_benchmark: Benchmark, rows: Rows, template: str
 ) -> None:
     model.tokenizer.chat_template = template
-    asked = ask(model, toy_benchmark, rows.test[0], rows.train[:1], chat=True)
+    asked = Wording(model, toy_benchmark, chat=True).ask(rows.test[0], rows.train[:1])
     assert asked.prompt == (
         "[user]\n"
         "Question: What is the capital of Norway?\nAnswer: Oslo\n\n"
@@ -55,32 +55,32 @@ def test_a_bos_that_the_tokenizer_would_not_add_is_kept(
     model.tokenizer.chat_template = "{{ bos_token }}" + TURNS
     model.tokenizer.backend_tokenizer.post_processor = None
     assert model.bos_ids == []
-    assert ask(model, toy_benchmark, rows.test[0], chat=True).prompt.startswith("<s>[user]")
+    assert Wording(model, toy_benchmark, chat=True).ask(rows.test[0]).prompt.startswith("<s>[user]")
 
 
 def test_without_a_chat_the_text_is_the_benchmarks_own(
     model: LanguageModel, toy_benchmark: Benchmark, rows: Rows
 ) -> None:
     for shots in ((), rows.train[:2]):
-        asked = ask(model, toy_benchmark, rows.test[0], shots)
+        asked = Wording(model, toy_benchmark).ask(rows.test[0], shots)
         assert asked.prompt == toy_benchmark.prompt(rows.test[0], shots)
         assert asked.cue == toy_benchmark.cue
 
 
 @pytest.mark.parametrize(("mark", "expected"), [("</s>", "</s>"), ("<s>", "<s>"), ("", "</s>")])
 def test_a_turn_ends_as_its_template_says_if_that_ends_an_answer(
-    model: LanguageModel, monkeypatch: pytest.MonkeyPatch, mark: str, expected: str
+    model: LanguageModel, toy_benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch, mark: str, expected: str
 ) -> None:
     tokenizer = model.tokenizer
     ends = [tokenizer.eos_token_id, tokenizer.bos_token_id]
     monkeypatch.setattr(model.network.generation_config, "eos_token_id", ends)
     tokenizer.chat_template = TURNS.replace("</s>", mark)
-    assert terminator_id(model, chat=True) == tokenizer.convert_tokens_to_ids(expected)
+    assert Wording(model, toy_benchmark, chat=True).terminator_id == tokenizer.convert_tokens_to_ids(expected)
 
 
 def test_a_tokenizer_without_a_template_is_named(model: LanguageModel, toy_benchmark: Benchmark, rows: Rows) -> None:
     with pytest.raises(BadCheckpoint, match=r"step-100 has no chat template; set chat = false"):
-        ask(model, toy_benchmark, rows.test[0], chat=True)
+        Wording(model, toy_benchmark, chat=True).ask(rows.test[0])
 
 
 def test_a_chat_model_is_tuned_and_evaluated_through_its_template(

@@ -19,6 +19,7 @@ from softprompt.models import LanguageModel
 from softprompt.prompt import Placement, plain_prompts, random_vectors
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result
+from softprompt.wording import Wording
 
 CPU = Resources(device="cpu", dtype="float32")
 
@@ -91,13 +92,13 @@ def test_with_solved_examples_the_vectors_stand_where_they_stood(
 ) -> None:
     """In front of everything, or instead of the last cue alone."""
     shots, example = rows.train[:2], rows.test[0]
-    (plain,) = plain_prompts(model, toy_benchmark, [example], shots)
-    front = Placement("prefix", model, toy_benchmark, quick_protocol).prompt(example, 0, shots)
+    (plain,) = plain_prompts(Wording(model, toy_benchmark), [example], shots)
+    front = Placement("prefix", Wording(model, toy_benchmark), quick_protocol).prompt(example, shots)
     num_bos = len(model.bos_ids)
     assert front.slots[num_bos : num_bos + 4] == [0, 1, 2, 3]
     assert front.ids[num_bos + 4 :] == plain.ids[num_bos:]
-    back = Placement("cue", model, toy_benchmark, quick_protocol)
-    prompt = back.prompt(example, 0, shots)
+    back = Placement("cue", Wording(model, toy_benchmark), quick_protocol)
+    prompt = back.prompt(example, shots)
     assert prompt.slots[-len(back.cue_ids) :] == list(range(len(back.cue_ids)))
     assert [*prompt.head.ids, *back.cue_ids] == plain.ids
 

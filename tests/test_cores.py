@@ -15,6 +15,7 @@ from softprompt.decode import answer
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, plain_prompts
+from softprompt.wording import Wording
 
 CPU = torch.device("cpu")
 
@@ -68,8 +69,8 @@ def test_a_failure_is_raised_after_every_part_has_ended() -> None:
 def test_gradients_on_two_cores_equal_those_of_a_plain_loop(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, name: str
 ) -> None:
-    placement = Placement(name, model, toy_benchmark, quick_protocol)
-    batch = training_rows(model, placement, rows.train[:9:2], seeds=(0, 1))
+    placement = Placement(name, Wording(model, toy_benchmark), quick_protocol)
+    batch = training_rows(placement, rows.train[:9:2], seeds=(0, 1))
     expected_SPD, expected_S = plain_gradients(model, placement, batch, quick_protocol)
     found_SPD, losses_S = gradients(model, placement, batch, quick_protocol)
     torch.testing.assert_close(losses_S, expected_S, rtol=0, atol=1e-5)
@@ -80,7 +81,7 @@ def test_answers_on_two_cores_are_those_of_a_plain_loop(
     model: LanguageModel, toy_benchmark: Benchmark, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("softprompt.prefill.POSITIONS_OF_A_PASS", {"cpu": 64})
-    prompts = plain_prompts(model, toy_benchmark, rows.test)
+    prompts = plain_prompts(Wording(model, toy_benchmark), rows.test)
     nothing_SPD = torch.zeros(1, 1, model.network.config.hidden_size)
     expected = [plain_output(model, prompt, nothing_SPD, ("\n",), 6) for prompt in prompts]
     found, _ = answer(Prefill(model), prompts, stop=("\n",), max_new_tokens=6)

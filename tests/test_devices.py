@@ -20,6 +20,7 @@ from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result
+from softprompt.wording import Wording
 
 Run = Callable[[Resources], Result]
 
@@ -72,8 +73,8 @@ def test_a_model_part_of_which_lies_elsewhere_computes_the_same(
     (outputs, scores), (same, nearly) = (answer(Prefill(m), prompts, vectors_SPD, **options) for m in (spread, whole))
     assert outputs == same
     np.testing.assert_allclose(scores, nearly, atol=1e-4)
-    where = Placement(placement, whole, toy_benchmark, protocol)
-    batch = training_rows(whole, where, rows.train[::7], seeds=(0, 1))
+    where = Placement(placement, Wording(whole, toy_benchmark), protocol)
+    batch = training_rows(where, rows.train[::7], seeds=(0, 1))
     for found, expected in zip(*(gradients(m, where, batch, protocol) for m in (spread, whole)), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 

@@ -41,10 +41,11 @@ from softprompt.metrics import summarise
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.progress import reporting
-from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompt
+from softprompt.prompt import TOKEN, Placement, Prompt, TrainingRow, plain_prompt
 from softprompt.protocol import PLACEMENTS, Protocol
 from softprompt.ranking import rank
 from softprompt.result import Result
+from softprompt.wording import Wording
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_outcomes_worked_by_hand(
     generations = [Generation(text, stopped) for text, stopped in outputs]
     items = [replace(item, id=str(i)) for i in range(len(outputs))]
     monkeypatch.setattr(evaluation, "answer", lambda *_, **__: (generations, nats))
-    work = Evaluation(model, toy_benchmark, quick_protocol, CPU, [], [], items, Meter(), lambda *_: None)
+    work = Evaluation(Wording(model, toy_benchmark), quick_protocol, CPU, [], [], items, Meter(), lambda *_: None)
     found = work.outcomes(Condition())
     assert [(o.stopped, o.answer, o.correct, o.lenient_correct) for o in found] == [
         (True, gold, True, True),
@@ -311,12 +312,13 @@ def test_padding_behind_a_short_answer_needs_no_place_in_the_context(
     texts = [("Name the capital of Norway. " * 6, " Oslo"), ("Cities:", " Oslo Lima Cairo Quito Delhi Tunis")]
     examples = [replace(rows.train[0], question=question) for question, _ in texts]
     answers = [model.encode(text) for _, text in texts]
-    prompts = Placement("cue", model, toy_benchmark, quick_protocol).prompts(examples, 0)
+    prompts = Placement("cue", Wording(model, toy_benchmark), quick_protocol).prompts(examples)
     first, second = (len(prompt) + len(ids) for prompt, ids in zip(prompts, answers, strict=True))
     shape = {"vocab_size": len(model.tokenizer), "n_embd": 32, "n_layer": 2, "n_head": 4}
     gpt = GPT2LMHeadModel(GPT2Config(**shape, n_positions=max(first, second))).train(False).requires_grad_(False)
     tight = LanguageModel(gpt, model.tokenizer)
-    where, batch = Placement("cue", tight, toy_benchmark, quick_protocol), list(zip(prompts, answers, strict=True))
+    where = Placement("cue", Wording(tight, toy_benchmark), quick_protocol)
+    batch = [TrainingRow(*row) for row in zip(prompts, answers, strict=True)]
     options = {"max_new_tokens": 1, "candidates": [[ids] for ids in answers]}
 
     def found(micro_batch: int) -> list[Tensor]:
@@ -356,7 +358,7 @@ def test_before_tuning_the_cue_placement_is_the_plain_prompt(result: Result) -> 
 def test_vectors_in_front_stand_between_bos_and_question(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
 ) -> None:
-    prompt = Placement("prefix", model, toy_benchmark, quick_protocol).prompt(rows.test[0], seed=0)
+    prompt = Placement("prefix", Wording(model, toy_benchmark), quick_protocol).prompt(rows.test[0])
     plain = plain_prompt(model, toy_benchmark.prompt(rows.test[0]))
     assert prompt.ids == [*model.bos_ids, 0, 0, 0, 0, *plain.ids[1:]]
     assert prompt.slots == [TOKEN, 0, 1, 2, 3, *[TOKEN] * (len(plain) - 1)]
@@ -370,7 +372,7 @@ def test_vectors_may_start_from_a_text_repeated_as_often_as_needed(
     (front, *_), back = model.encode(" city"), model.encode("\nCity is:")
     expected = model.embed(torch.tensor([*[front] * 5, *back]))
     assert len(model.encode(" city")) == 1
-    for vectors_PD in Placement("both", model, toy_benchmark, protocol).initial_vectors((0, 1)):
+    for vectors_PD in Placement("both", Wording(model, toy_benchmark), protocol).initial_vectors((0, 1)):
         torch.testing.assert_close(vectors_PD, expected, rtol=0, atol=0)
 
 
@@ -416,8 +418,8 @@ def test_a_seed_has_diverged_as_soon_as_its_loss_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tune, "answer_losses", poisoned_after(0, seed=1))
-    placement, answers = Placement("cue", model, toy_benchmark, quick_protocol), [e.answer for e in rows.train]
-    steps = tune.tune(Prefill(model), toy_benchmark, placement, rows.train, answers, quick_protocol)
+    placement, answers = Placement("cue", Wording(model, toy_benchmark), quick_protocol), [e.answer for e in rows.train]
+    steps = tune.tune(Prefill(model), placement, rows.train, answers, quick_protocol)
     assert [(tuned.step, tuned.diverged) for tuned in steps] == [(0, (1,)), (3, (1,)), (6, (1,))]
 
 

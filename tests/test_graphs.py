@@ -17,6 +17,7 @@ from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
 from softprompt.protocol import Protocol, Resources
 from softprompt.tune import TunedPrompt, tune
+from softprompt.wording import Wording
 
 needs_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 PLACEMENTS = ("prefix", "cue", "both")
@@ -48,9 +49,9 @@ def test_gradients_equal_those_of_a_plain_loop(
     name: str,
 ) -> None:
     """Of two batches of the same shape in turns: each is met, recorded and replayed."""
-    here, there = (Placement(name, one, toy_benchmark, quick_protocol) for one in (model, prefill.model))
+    here, there = (Placement(name, Wording(one, toy_benchmark), quick_protocol) for one in (model, prefill.model))
     for first in (0, 1, 0, 1, 0):
-        batch, same = (training_rows(place.model, place, rows.train[first::6], seeds=(0, 1)) for place in (here, there))
+        batch, same = (training_rows(place, rows.train[first::6], seeds=(0, 1)) for place in (here, there))
         expected_SPD, expected_S = plain_gradients(model, here, batch, quick_protocol)
         found_SPD, found_S = gradients(prefill.model, there, same, quick_protocol, prefill=prefill)
         torch.testing.assert_close(found_SPD.cpu(), expected_SPD, rtol=1e-3, atol=1e-5)
@@ -69,10 +70,10 @@ def test_a_tuning_is_the_same_in_few_recorded_passes(
     name: str,
 ) -> None:
     def last(its: Prefill) -> TunedPrompt:
-        placement = Placement(name, its.model, toy_benchmark, quick_protocol)
+        placement = Placement(name, Wording(its.model, toy_benchmark), quick_protocol)
         examples = rows.train[: quick_protocol.num_train]
         targets = [example.answer for example in examples]
-        return list(tune(its, toy_benchmark, placement, examples, targets, quick_protocol))[-1]
+        return list(tune(its, placement, examples, targets, quick_protocol))[-1]
 
     expected, found = last(Prefill(model)), last(prefill)
     torch.testing.assert_close(found.vectors_SPD.cpu(), expected.vectors_SPD, rtol=1e-3, atol=1e-4)
@@ -97,8 +98,8 @@ def test_what_is_recorded_has_fewer_kernels_and_the_network_is_its_own_again(
         return function
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
-    place = Placement("prefix", prefill.model, toy_benchmark, quick_protocol)
-    batch = training_rows(prefill.model, place, rows.train[::6], seeds=(0, 1))
+    place = Placement("prefix", Wording(prefill.model, toy_benchmark), quick_protocol)
+    batch = training_rows(place, rows.train[::6], seeds=(0, 1))
     gradients(prefill.model, place, batch, quick_protocol, prefill=prefill)
     assert seen == [True]
     assert "forward" not in vars(norm)
@@ -133,8 +134,8 @@ def test_what_cannot_be_recorded_is_run(
         monkeypatch.setattr(torch.cuda, "make_graphed_callables", fail)
     mlp = prefill.model.network.model.layers[0].mlp
     monkeypatch.setattr(mlp, "forward", lambda x, own=mlp.forward: own(x) if x.sum().item() else x)
-    place = Placement("prefix", prefill.model, toy_benchmark, quick_protocol)
-    batch = training_rows(prefill.model, place, rows.train[::6], seeds=(0, 1))
+    place = Placement("prefix", Wording(prefill.model, toy_benchmark), quick_protocol)
+    batch = training_rows(place, rows.train[::6], seeds=(0, 1))
     first, second = (gradients(prefill.model, place, batch, quick_protocol, prefill=prefill) for _ in range(2))
     torch.testing.assert_close(first, second)
     assert not prefill.graphs.are_on

@@ -16,6 +16,7 @@ from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
 from softprompt.protocol import Protocol
 from softprompt.result import Result
+from softprompt.wording import Wording
 
 KEY, COMMA, FACT = 7, 8, 9
 
@@ -62,12 +63,12 @@ def test_a_key_that_the_model_finds_unlikely_is_learned_if_all_answers_share_it(
     examples = rows.train[:16]
     num_with_key = 16 if is_shared else 14
     targets = [f"What {e.answer}" if i < num_with_key else e.answer for i, e in enumerate(examples)]
-    placement = Placement("cue", model, toy_benchmark, protocol)
-    first, last = tune.tune(Prefill(model), toy_benchmark, placement, examples, targets, protocol)
+    placement = Placement("cue", Wording(model, toy_benchmark), protocol)
+    first, last = tune.tune(Prefill(model), placement, examples, targets, protocol)
     ids = model.encode(" What")
 
     def likelihood(tuned: tune.TunedPrompt) -> float:
-        prompt = placement.prompt(rows.test[0], 0)
+        prompt = placement.prompt(rows.test[0])
         log_probs = plain_logits(model, prompt, tuned.vectors_SPD, ids[:-1]).log_softmax(-1)
         return math.exp(sum(log_probs[i, token].item() for i, token in enumerate(ids)))
 

@@ -14,8 +14,9 @@ from softprompt.benchmarks import Benchmark, Rows
 from softprompt.meter import Meter
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
-from softprompt.prompt import Placement, Prompt, plain_prompts
+from softprompt.prompt import Placement, Prompt, of_seed, plain_prompts
 from softprompt.protocol import Protocol
+from softprompt.wording import Wording
 
 Prompts = list[Prompt]
 
@@ -25,9 +26,11 @@ def prompts(
     request: pytest.FixtureRequest, model: LanguageModel, toy_benchmark: Benchmark, rows: Rows, quick_protocol: Protocol
 ) -> tuple[Prompts, Tensor | None]:
     if request.param == "cue":
-        cue = Placement("cue", model, toy_benchmark, quick_protocol)
-        return [cue.prompt(e, i % 2) for i, e in enumerate(rows.test)], cue.initial_vectors(quick_protocol.seeds)
-    return plain_prompts(model, toy_benchmark, rows.test, rows.train[:2] if request.param == "few_shot" else ()), None
+        cue = Placement("cue", Wording(model, toy_benchmark), quick_protocol)
+        prompts = [replace(cue.prompt(e), seed=i % 2) for i, e in enumerate(rows.test)]
+        return prompts, cue.initial_vectors(quick_protocol.seeds)
+    shots = rows.train[:2] if request.param == "few_shot" else ()
+    return plain_prompts(Wording(model, toy_benchmark), rows.test, shots), None
 
 
 def logits(prefill: Prefill, prompts: Prompts, vectors_SPD: Tensor | None) -> Tensor:
@@ -61,14 +64,14 @@ def test_a_window_counts_no_padding_between_solved_examples_and_question(
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     config = MistralConfig(**shape, vocab_size=320, num_key_value_heads=2, sliding_window=40, initializer_range=0.3)
     windowed = LanguageModel(MistralForCausalLM(config).train(False).requires_grad_(False), model.tokenizer)
-    few_shot = plain_prompts(windowed, toy_benchmark, rows.train[::3], rows.train[:2])
+    few_shot = plain_prompts(Wording(windowed, toy_benchmark), rows.train[::3], rows.train[:2])
     assert min(map(len, few_shot)) > 40
     assert len({len(prompt) - prompt.num_head for prompt in few_shot}) > 1
     whole = [Prompt(prompt.ids, prompt.slots) for prompt in few_shot]
     prefill = Prefill(windowed)
     expected = torch.cat([logits(Prefill(windowed), [prompt], None) for prompt in whole])
-    cue = Placement("cue", windowed, toy_benchmark, quick_protocol)
-    logits(prefill, [cue.prompt(e, 0) for e in rows.test], cue.initial_vectors((0,)))
+    cue = Placement("cue", Wording(windowed, toy_benchmark), quick_protocol)
+    logits(prefill, [cue.prompt(e) for e in rows.test], cue.initial_vectors((0,)))
     assert prefill.shares_all
     torch.testing.assert_close(logits(prefill, few_shot, None), expected, rtol=0, atol=1e-4)
     assert not prefill.shares_all
@@ -95,12 +98,12 @@ def test_questions_are_read_once_for_zero_shot_and_for_every_seed(
     quick_protocol: Protocol,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cue = Placement("cue", model, toy_benchmark, quick_protocol)
+    cue = Placement("cue", Wording(model, toy_benchmark), quick_protocol)
     seen, prefill = passes(monkeypatch), Prefill(model)
-    logits(prefill, plain_prompts(model, toy_benchmark, rows.test), None)
+    logits(prefill, plain_prompts(Wording(model, toy_benchmark), rows.test), None)
     seen.clear()
     for seed in (0, 1):
-        logits(prefill, [cue.prompt(e, seed) for e in rows.test], cue.initial_vectors(quick_protocol.seeds))
+        logits(prefill, of_seed(cue.prompts(rows.test), seed), cue.initial_vectors(quick_protocol.seeds))
     assert seen == [len(rows.test) * len(cue.cue_ids)] * 2
 
 
@@ -114,8 +117,8 @@ def test_what_all_prompts_begin_with_is_read_once_a_batch_and_seed(
     num_shots: int,
 ) -> None:
     """The vectors in front, the solved examples behind them, and the first words of every question."""
-    prefix = Placement("prefix", model, toy_benchmark, quick_protocol)
-    prompts = [p for seed in (0, 1) for p in prefix.prompts(rows.test, seed, rows.train[:num_shots])]
+    prefix = Placement("prefix", Wording(model, toy_benchmark), quick_protocol)
+    prompts = [p for seed in (0, 1) for p in of_seed(prefix.prompts(rows.test, rows.train[:num_shots]), seed)]
     seen = passes(monkeypatch)
     logits(Prefill(model), prompts, prefix.initial_vectors(quick_protocol.seeds))
     said = [model.encode(toy_benchmark.prompt(example, rows.train[:num_shots])) for example in rows.test]
@@ -128,7 +131,7 @@ def test_what_all_prompts_begin_with_is_read_once_a_batch_and_seed(
 def test_heads_of_like_length_are_read_together(
     model: LanguageModel, toy_benchmark: Benchmark, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompts = plain_prompts(model, toy_benchmark, rows.train)
+    prompts = plain_prompts(Wording(model, toy_benchmark), rows.train)
     expected = logits(Prefill(model), prompts, None)
     monkeypatch.setitem(prefill_module.POSITIONS_OF_A_PASS, "cpu", 64)
     seen = passes(monkeypatch)
@@ -148,12 +151,12 @@ def test_what_heads_begin_with_is_read_once_and_kept(
 ) -> None:
     """Solved examples in front of every question that `cue` asks, or a chat's system prompt."""
     monkeypatch.setitem(prefill_module.POSITIONS_OF_A_PASS, "cpu", 64)
-    cue = Placement("cue", model, toy_benchmark, quick_protocol)
-    prompts = cue.prompts(rows.test, 0, rows.train[:2])
+    cue = Placement("cue", Wording(model, toy_benchmark), quick_protocol)
+    prompts = cue.prompts(rows.test, rows.train[:2])
     vectors_SPD = cue.initial_vectors(quick_protocol.seeds)
     wholes = [replace(prompt, num_head=0) for prompt in prompts]
     expected = logits(Prefill(model), wholes, vectors_SPD)
-    examples = plain_prompts(model, toy_benchmark, rows.test, rows.train[:2])[0].num_head
+    examples = plain_prompts(Wording(model, toy_benchmark), rows.test, rows.train[:2])[0].num_head
     seen, prefill = passes(monkeypatch), Prefill(model)
     for half in (slice(0, 6), slice(6, 12)):
         torch.testing.assert_close(logits(prefill, prompts[half], vectors_SPD), expected[half], rtol=0, atol=1e-4)
@@ -166,7 +169,7 @@ def test_the_output_layer_is_given_all_rows_in_one_block(
     """Of rows that lie apart, torch makes one product each, and reads the whole vocabulary for every row."""
     given: list[Tensor] = []
     handle = model.network.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
-    logits(Prefill(model), plain_prompts(model, toy_benchmark, rows.test), None)
+    logits(Prefill(model), plain_prompts(Wording(model, toy_benchmark), rows.test), None)
     handle.remove()
     assert given[-1].shape[:2] == (len(rows.test), 1) and given[-1].is_contiguous()
 
@@ -174,7 +177,7 @@ def test_the_output_layer_is_given_all_rows_in_one_block(
 def test_solved_examples_are_read_once_for_all_questions(
     model: LanguageModel, toy_benchmark: Benchmark, rows: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few_shot = plain_prompts(model, toy_benchmark, rows.test, rows.train[:2])
+    few_shot = plain_prompts(Wording(model, toy_benchmark), rows.test, rows.train[:2])
     seen = passes(monkeypatch)
     logits(Prefill(model), few_shot, None)
     (num_head,) = {prompt.num_head for prompt in few_shot}
@@ -190,7 +193,7 @@ def test_a_gpu_reads_ahead_until_it_has_enough_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A CPU stands in for it."""
-    prompts = Placement("cue", model, toy_benchmark, quick_protocol).prompts(rows.train, 0)
+    prompts = Placement("cue", Wording(model, toy_benchmark), quick_protocol).prompts(rows.train)
     first, later = prompts[:2], prompts[2:]
     most = sum(prompt.num_head for prompt in prompts[:10])
     monkeypatch.setattr(prefill_module, "POSITIONS_AHEAD", {"cpu": most})

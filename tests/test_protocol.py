@@ -65,6 +65,12 @@ def test_an_unknown_setting_is_named(kind: type[Protocol] | type[Resources]) -> 
         kind.from_dict({"num_step": 40})
 
 
+@pytest.mark.parametrize("values", [3, [{"num_steps": 40}]])
+def test_settings_that_are_no_table_are_refused(values: Any) -> None:
+    with pytest.raises(BadStudy, match=r"protocol is .*; expected a table, \[protocol\]"):
+        Protocol.from_dict(values)
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "value"),
     [

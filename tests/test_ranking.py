@@ -40,7 +40,6 @@ def result(
         "tokens": None,
         "benchmark": benchmark,
         "chance": CHANCE[benchmark],
-        "headline": "cue",
         "protocol": Protocol(),
         "metrics": {"cue": summarise(outcomes)},
         "curves": {},

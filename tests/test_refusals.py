@@ -147,6 +147,14 @@ def test_a_training_answer_that_does_not_fit_into_the_context_is_named(
         run(rows=replace(rows, train=train), protocol=replace(quick_protocol, num_shots=0))
 
 
+def test_vectors_need_room_only_where_they_stand_in_front(run: Callable[..., Result], quick_protocol: Protocol) -> None:
+    many = replace(quick_protocol, num_vectors=250, num_steps=1, curve_steps=())
+    run(protocol=replace(many, placements=("cue",)))
+    for placement in ("prefix", "both"):
+        with pytest.raises(BadBenchmark, match=r"exceed the model's context of 256"):
+            run(protocol=replace(many, placements=("cue", placement)))
+
+
 def test_shots_that_do_not_fit_into_the_context_are_named(run: Callable[..., Result], quick_protocol: Protocol) -> None:
     with pytest.raises(BadBenchmark, match=r"with 14 shots .* exceed the model's context of 256. Lower num_shots"):
         run(protocol=replace(quick_protocol, num_shots=14))

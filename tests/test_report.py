@@ -55,7 +55,6 @@ def result(
         tokens=None,
         benchmark=benchmark,
         chance=0.0,
-        headline=PROTOCOL.headline,
         protocol=PROTOCOL,
         metrics={condition: summarise(some) for condition, some in found.items()},
         curves={
@@ -206,6 +205,7 @@ def test_diverged_rising_and_undefined_are_said(tmp_path: Path) -> None:
     )
     odd = replace(result("moe", 0.5, follows=0.0), curves={"cue": rising}, diverged={"prefix": (1,)}, provenance={})
     page = Page(write_report([Arm.of("odd", [odd], ["capitals"])], tmp_path / "report.html", title="Nightly"))
+    assert replace(odd, diverged={"cue": (1,)}).sentences() == ["cue: tuning diverged on capitals (seeds 1)"]
     assert "accuracy not saturated on capitals" in page.text
     assert "tuning diverged on capitals (seeds 1)" in page.text
     assert '<td class="undefined" title="undefined">' in page.source

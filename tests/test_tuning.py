@@ -19,6 +19,7 @@ from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import PLACEMENTS, Protocol
 from softprompt.result import Result
+from softprompt.wording import Wording
 
 
 @pytest.mark.parametrize(("unknown_share", "has_shared"), [(0.0, False), (0.1, False), (0.1, True)])
@@ -33,8 +34,8 @@ def test_gradients_equal_those_of_a_plain_loop_over_full_sequences(
     has_shared: bool,
 ) -> None:
     quick_protocol = replace(quick_protocol, unknown_share=unknown_share)
-    placement = Placement(name, model, toy_benchmark, quick_protocol)
-    batch = training_rows(model, placement, rows.train[:9:2], seeds=(0, 1))
+    placement = Placement(name, Wording(model, toy_benchmark), quick_protocol)
+    batch = training_rows(placement, rows.train[:9:2], seeds=(0, 1))
     assert len({len(prompt) for prompt, _ in batch}) > 1
     assert len({len(ids) for _, ids in batch}) > 1
 
@@ -50,11 +51,11 @@ def test_gradients_equal_those_of_a_plain_loop_over_full_sequences(
 def test_a_seed_has_the_same_gradient_alone_as_together_with_others(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, name: str
 ) -> None:
-    placement = Placement(name, model, toy_benchmark, quick_protocol)
-    together = training_rows(model, placement, rows.train[:4], seeds=(0, 1))
+    placement = Placement(name, Wording(model, toy_benchmark), quick_protocol)
+    together = training_rows(placement, rows.train[:4], seeds=(0, 1))
     found_SPD, losses_S = gradients(model, placement, together, quick_protocol, micro_batch=3)
     for number, seed in enumerate(quick_protocol.seeds):
-        alone = training_rows(model, placement, rows.train[:4], seeds=(0,))
+        alone = training_rows(placement, rows.train[:4], seeds=(0,))
         own_SPD, own_S = gradients(model, placement, alone, replace(quick_protocol, seeds=(seed,)))
         torch.testing.assert_close(found_SPD[number], own_SPD[0], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(losses_S[number], own_S[0], rtol=0, atol=1e-5)
@@ -118,10 +119,10 @@ def test_a_packed_step_looks_at_no_value(
 ) -> None:
     """For which a host would have to wait until its GPU has come to it; AdamW's count of steps lies with the host."""
     protocol, looked = replace(quick_protocol, num_steps=4, curve_steps=()), Counter[str]()
-    placement = Placement(name, model, toy_benchmark, protocol)
+    placement = Placement(name, Wording(model, toy_benchmark), protocol)
     targets = [example.answer for example in rows.train]
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        list(tune.tune(Prefill(model), toy_benchmark, placement, rows.train, targets, protocol))
+        list(tune.tune(Prefill(model), placement, rows.train, targets, protocol))
     for event in profile.key_averages():
         looked[event.key] += event.count
     assert looked["aten::index_copy"]
@@ -145,8 +146,8 @@ def test_a_seed_that_is_not_finite_touches_no_other(
     prefill = Prefill(model)
     if is_padded:
         monkeypatch.setattr(prefill.graphs, "room", lambda _rows, size: Size(*(number + 5 for number in size)))
-    placement = Placement(name, model, toy_benchmark, quick_protocol)
-    batch = training_rows(model, placement, rows.train[:6], seeds=(0, 1))
+    placement = Placement(name, Wording(model, toy_benchmark), quick_protocol)
+    batch = training_rows(placement, rows.train[:6], seeds=(0, 1))
     expected_SPD, expected_S = gradients(model, placement, batch, quick_protocol, prefill=prefill)
     vectors_SPD = placement.initial_vectors(quick_protocol.seeds)
     vectors_SPD[spoilt] = torch.nan
@@ -174,7 +175,7 @@ def test_a_step_is_adamw_without_decay_on_gradients_that_each_seed_clips_alone(
 ) -> None:
     """Norms above and below 1, so that neither a clip is missed nor one seed's norm counts for the other."""
     protocol = replace(quick_protocol, num_steps=2)
-    placement = Placement("prefix", model, toy_benchmark, protocol)
+    placement = Placement("prefix", Wording(model, toy_benchmark), protocol)
     start_SPD = placement.initial_vectors(protocol.seeds)
     direction_SPD = torch.nn.functional.normalize(
         torch.linspace(-1, 1, start_SPD.numel()).view_as(start_SPD), dim=(1, 2)
@@ -187,7 +188,7 @@ def test_a_step_is_adamw_without_decay_on_gradients_that_each_seed_clips_alone(
 
     monkeypatch.setattr(tune, "_gradient", gradient)
     targets = [example.answer for example in rows.train]
-    *_, tuned = tune.tune(Prefill(model), toy_benchmark, placement, rows.train, targets, protocol)
+    *_, tuned = tune.tune(Prefill(model), placement, rows.train, targets, protocol)
 
     expected_SPD, mean_SPD, square_SPD = start_SPD.clone(), 0.0, 0.0
     for step, norms_S in enumerate(norms_ES):

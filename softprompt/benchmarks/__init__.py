@@ -13,6 +13,7 @@ import os
 import pkgutil
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -84,12 +85,14 @@ class Benchmark:
     def __post_init__(self) -> None:
         """Raise `BadBenchmark` for a declaration that no item could be measured by."""
         is_instance = not isinstance(self.grammar, type)
+        is_stable = type(self.grammar).__repr__ is not object.__repr__  # or no two readings had one fingerprint
         is_grammar = is_instance and all(hasattr(self.grammar, name) for name in ("strict", "lenient", "is_right"))
         for name, holds, expected in (
             ("chance", 0 <= self.chance < 1, "a share from 0 to below 1"),
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
             ("stop", not isinstance(self.stop, str), "a tuple of texts, such as ('\\n',)"),
             ("grammar", is_grammar, "an instance of a grammar, such as softprompt.answers.Number()"),
+            ("grammar", is_stable, "one whose repr is the same in every process: make its class a dataclass"),
         ):
             if not holds:
                 raise BadBenchmark(f"Benchmark {self.name!r}: {name} is {getattr(self, name)!r}; expected {expected}.")
@@ -252,14 +255,14 @@ def _problem(example: Example) -> str | None:
     for name in ("question", "answer", "id", "group", "identity"):
         if not isinstance(found := getattr(example, name), str | None):
             return f"has the {name} {found!r}; expected text"
-    for name in ("golds", "options"):
-        found = getattr(example, name)
-        if not isinstance(found, tuple | list) or not all(isinstance(text, str | None) for text in found):
-            return f"has the {name} {found!r}; expected a tuple of texts"
     if not (example.question or "").strip():
         return "has an empty question"
     if not (example.answer or "").strip() or not example.golds:
         return "has no gold answer"
+    for name in ("golds", "options"):
+        found = getattr(example, name)
+        if not isinstance(found, tuple | list) or not all(isinstance(text, str) for text in found):
+            return f"has the {name} {found!r}; expected a tuple of texts"
     if example.options and not set(example.golds) & set(example.options):
         return f"has gold {example.golds!r}, which is not among its options {example.options!r}"
     return None
@@ -318,6 +321,7 @@ def _import_file(file: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"softprompt_user_benchmark_{file.stem}", file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look their annotations up
     spec.loader.exec_module(module)
     found = module.BENCHMARK
     code = ast.unparse(ast.parse(file.read_text(encoding="utf-8")))  # without comments and layout

@@ -1,11 +1,13 @@
 """Pre-train a world's variants into a bucket: `python -m softprompt.world FOLDER --seed 0`."""
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from softprompt.errors import SoftPromptError
 from softprompt.world.corpus import FAMILY, RECIPES
 from softprompt.world.facts import World
 from softprompt.world.posttrain import posttrain
@@ -45,4 +47,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SoftPromptError as error:
+        sys.exit(str(error))
