@@ -135,7 +135,7 @@ def asked_texts(work: Workload, num_shots: int) -> list[str]:
 
 def answering_flops(model: LanguageModel, prompts: Sequence[Prompt], texts: Sequence[str], most: int) -> float:
     """What prompts begin with alike counts once."""
-    num_common = prompts[0].num_head if len({tuple(p.head.ids) for p in prompts}) == 1 else 0
+    num_common = prompts[0].head_length if len({tuple(p.head.ids) for p in prompts}) == 1 else 0
     num_read = sum(map(len, prompts)) - (len(prompts) - 1) * num_common
     num_new = sum(min(most, 1 + len(model.encode(text))) for text in texts)
     return model.pass_flops(num_read + num_new - len(prompts), num_new)

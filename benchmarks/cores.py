@@ -21,12 +21,12 @@ from softprompt.meter import matrix_rate
 
 def switch_to(num_threads: int, least_flops: float) -> None:
     torch.set_num_threads(num_threads)
-    cores.LEAST_FLOPS = least_flops
+    cores.MIN_FLOPS = least_flops
 
 
 def main() -> None:
     arguments = read_arguments(__doc__)
-    num_cores, least = arguments.threads, cores.LEAST_FLOPS
+    num_cores, least = arguments.threads, cores.MIN_FLOPS
     ways = {"one core": (1, least), "shared out": (num_cores, float("inf")), "side by side": (num_cores, least)}
     work = Workload(model=arguments.model, benchmark=arguments.benchmark, mirror=arguments.mirror, num_threads=1)
     one_core = matrix_rate(work.language_model)

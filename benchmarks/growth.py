@@ -65,7 +65,7 @@ class Setting:
     def prompts(self, num: int) -> list[Prompt]:
         ids = torch.randint(300, 1_000, (num, self.length), generator=torch.Generator().manual_seed(0)).tolist()
         front = list(range(NUM_VECTORS))
-        return [Prompt([0] * NUM_VECTORS + row, front + [TOKEN] * self.length, num_head=NUM_VECTORS) for row in ids]
+        return [Prompt([0] * NUM_VECTORS + row, front + [TOKEN] * self.length, head_length=NUM_VECTORS) for row in ids]
 
 
 AXES: dict[str, list[Setting]] = {

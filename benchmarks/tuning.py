@@ -15,7 +15,7 @@ from softprompt.models import LanguageModel
 from softprompt.output_layer import IGNORED
 from softprompt.packing import packing_rows
 from softprompt.prefill import Prefill
-from softprompt.prompt import TOKEN, Placement, Prompt, plain_prompts
+from softprompt.prompt import TOKEN, Placement, Prompt, TrainingRow, plain_prompts
 from softprompt.protocol import Protocol
 from softprompt.tune import TunedPrompt, answer_losses, tune
 from softprompt.wording import Wording
@@ -33,7 +33,10 @@ def tune_softprompt(work: Workload, placement: str, seeds: tuple[int, ...] = (0,
         exhaust(steps)
     peak_bytes = watch.peak_bytes
     rows = [
-        (Prompt([0] * NUM_VECTORS + ids, [*range(NUM_VECTORS), *[TOKEN] * len(ids)], num_head=NUM_VECTORS), learned)
+        TrainingRow(
+            Prompt([0] * NUM_VECTORS + ids, [*range(NUM_VECTORS), *[TOKEN] * len(ids)], head_length=NUM_VECTORS),
+            learned,
+        )
         for ids, learned in training_rows(model, benchmark, examples[: work.batch_size])
     ]
     vectors_SPD = first_vectors(model)[None].requires_grad_()

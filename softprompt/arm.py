@@ -71,7 +71,7 @@ class Arm:
         }
 
 
-IN_WORDS = ("num_shots", "num_train", "num_test", "chat")
+WORD_SETTINGS = ("num_shots", "num_train", "num_test", "chat")
 """Settings that decide what conditions in words alone show."""
 
 
@@ -93,7 +93,7 @@ class Row:
 
 def side_by_side(arms: Sequence[Arm]) -> list[Row]:
     """A row for each condition of each arm. Arms that ask alike without vectors, at the same step, share those."""
-    are_alike = len({(arm.ranking.step, *(getattr(arm.protocol, name) for name in IN_WORDS)) for arm in arms}) == 1
+    are_alike = len({(arm.ranking.step, *(getattr(arm.protocol, name) for name in WORD_SETTINGS)) for arm in arms}) == 1
     rows: dict[tuple[str, str], Row] = {}
     for arm in arms:
         for condition in arm.protocol.planned:

@@ -25,7 +25,7 @@ from softprompt.tables import (
     arms_tables,
     conditions_tables,
     curve_table,
-    errors,
+    error_screen,
     screen,
     show_checks,
     show_ranking,
@@ -179,7 +179,8 @@ def benchmarks(
     if check_rows:
         registry.mirror_folder(mirror)  # or without one that is named, every benchmark would be unread
         checks = [
-            check(name, mirror, benchmark_folder) for name in track(names, "Reading", console=errors, transient=True)
+            check(name, mirror, benchmark_folder)
+            for name in track(names, "Reading", console=error_screen, transient=True)
         ]
         if as_json:
             print(to_json([found.to_dict() for found in checks]))
@@ -230,7 +231,7 @@ def note(what: str) -> None:
 
 
 def show_failure(what: str) -> None:
-    errors.print(f"[red]Failed[/]: {escape(what)}", highlight=False, soft_wrap=True)
+    error_screen.print(f"[red]Failed[/]: {escape(what)}", highlight=False, soft_wrap=True)
 
 
 def parse_setting(text: str) -> tuple[str, object]:
@@ -253,7 +254,7 @@ def run_app() -> None:
     try:
         app()
     except SoftPromptError as error:
-        errors.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+        error_screen.print(f"[red]{type(error).__name__}[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
 
 

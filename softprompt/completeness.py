@@ -40,7 +40,7 @@ SMALL_FILES = (
 CODE_FILES = ("*.py",)
 HEADER_BYTES = 1 << 16
 """First bytes of a shard that are read at once; they hold most headers."""
-LONGEST_HEADER_BYTES = 100_000_000
+MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 MALFORMED = (ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError, RecursionError)
 """What reading JSON of another shape, or of no shape at all, can raise."""
@@ -174,7 +174,7 @@ def _implied_sizes(bucket: Bucket, path: str, shards: list[Entry]) -> dict[str, 
     sizes: dict[str, int | None] = {shard.name: None for shard in shards}
     for shard, place, start in zip(readable, places, starts, strict=True):
         length = int.from_bytes(start[:8], "little")
-        if 8 + length > shard.size or length > LONGEST_HEADER_BYTES:
+        if 8 + length > shard.size or length > MAX_HEADER_BYTES:
             continue
         header = start[8 : 8 + length] if 8 + length <= len(start) else bucket.read(place, 8, 8 + length)
         sizes[shard.name] = _implied_size(length, header)

@@ -15,7 +15,7 @@ import torch
 Row = TypeVar("Row")
 Found = TypeVar("Found")
 
-LEAST_FLOPS = 5e8
+MIN_FLOPS = 5e8
 """Of a part, in one layer: with less, nothing is gained, since Python between the operations runs on one core only."""
 
 
@@ -31,7 +31,7 @@ def side_by_side(
         flops: of each row in one layer of the model.
     """
     num_cores, total = torch.get_num_threads(), sum(flops)
-    num = int(min(num_cores if device.type == "cpu" else 1, len(rows), total // LEAST_FLOPS))
+    num = int(min(num_cores if device.type == "cpu" else 1, len(rows), total // MIN_FLOPS))
     if num <= 1:
         return [work(rows)]
     middles = [end - own / 2 for end, own in zip(itertools.accumulate(flops), flops, strict=True)]

@@ -17,15 +17,20 @@ GB = 1e9
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
+    """What a phase of a job took."""
+
     seconds: float = 0.0
     """Wall clock of the first process, spent in this phase and none inside it."""
     tokens: int = 0
     """Read or produced by all processes, padding not counted; read again where a pass ran out of memory."""
     flops: float = 0.0
+    """Operations, not operations a second; see above."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
+    """What a job took, by phase."""
+
     phases: dict[str, Phase] = field(default_factory=dict)
     peak_bytes: int = 0
     """Most memory that a process held during the job: on a GPU what PyTorch allocated, else the resident set."""

@@ -1,6 +1,6 @@
 """What a prompt makes the model say (greedy) and how likely it finds given answers, from one prefill.
 
-Shapes: B rows, T positions, V vocabulary.
+Shapes: B rows, T positions, V vocabulary; S seeds, P vectors, D width.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from softprompt import processes
+from softprompt.likelihoods import log_likelihoods
 from softprompt.memory import MicroBatches
 from softprompt.prefill import Prefill, Reading
 from softprompt.prompt import Prompt
-from softprompt.scoring import score
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def answer(
         scores: list[list[float]] = [[] for _ in chunk]
         if candidates is not None:
             with meter("score"):
-                scores = score(prefill, read, chosen, micro_batches)
+                scores = log_likelihoods(prefill, read, chosen, micro_batches)
         with meter("decode"):
             generations = _generate(prefill, read, stop, max_new_tokens)
         return list(zip(generations, scores, strict=True))

@@ -24,7 +24,7 @@ from softprompt.models import LanguageModel
 log = logging.getLogger(__name__)
 
 
-MOST_FAILURES = 2
+MAX_FAILURES = 2
 """To record a pass, after which it is not tried again."""
 
 PASSES_OF_A_RECORDING = 3
@@ -102,7 +102,7 @@ class Graphs:
             if should_reduce_batch_size(error):
                 raise
             self._num_failures += 1
-            self.are_on = self._num_failures < MOST_FAILURES
+            self.are_on = self._num_failures < MAX_FAILURES
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             log.info("A pass could not be recorded as a CUDA graph and is run instead (%s).", reason)
 

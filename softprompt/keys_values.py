@@ -55,7 +55,7 @@ class KeysAndValues:
 
     @property
     def num_bytes(self) -> int:
-        """That are held; of the `first` positions of others, by all of those."""
+        """Of the memory that this keeps alive: of the `first` positions of others, that of all theirs."""
         return sum(stack.untyped_storage().nbytes() for stack in self.stacks)
 
     def row(self, number: int, num_first: int, num_last: int) -> "KeysAndValues":

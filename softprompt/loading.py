@@ -22,7 +22,7 @@ from softprompt.memory import does_not_fit
 from softprompt.models import LanguageModel
 from softprompt.protocol import Resources
 
-LONGEST_REASON = 300
+MAX_REASON = 300
 """Most characters of a library's own words in a message."""
 _last: dict[tuple[Checkpoint, Resources, str | None, Cache | None], LanguageModel] = {}
 """The one model that is kept, by what it was loaded with."""
@@ -156,7 +156,7 @@ def _unknown_architecture(folder: Path, *, with_code: bool) -> str | None:
 
 def _in_short(reason: str) -> str:
     """A library's complaint in one line, cut between words."""
-    return textwrap.shorten(reason, LONGEST_REASON, placeholder=" ...")
+    return textwrap.shorten(reason, MAX_REASON, placeholder=" ...")
 
 
 def _device(resources: Resources) -> torch.device:

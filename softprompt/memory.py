@@ -18,11 +18,11 @@ from softprompt.errors import OutOfMemory
 Row = TypeVar("Row")
 Found = TypeVar("Found")
 
-MOST_ROWS = defaultdict(lambda: 96, {"cuda": 512})
+MAX_ROWS = defaultdict(lambda: 96, {"cuda": 512})
 """Of a pass, by kind of device, where memory would allow more."""
 SHARE_OF_MEMORY = 0.5
 """Of what is free when a tuning or an answering starts, at most so much is planned for one pass."""
-MOST_BYTES_OF_A_CORE = 1.25e9
+MAX_BYTES_OF_A_CORE = 1.25e9
 """On a CPU no pass is planned for more: larger ones were slower, see `docs/decisions/012-micro-batches.md`."""
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -40,9 +40,9 @@ class MicroBatches:
         self,
         devices: Sequence[torch.device],
         most_rows: int | None = None,
-        most_bytes_of_a_core: float = MOST_BYTES_OF_A_CORE,
+        most_bytes_of_a_core: float = MAX_BYTES_OF_A_CORE,
     ) -> None:
-        self.most_rows = most_rows or MOST_ROWS[devices[0].type]
+        self.most_rows = most_rows or MAX_ROWS[devices[0].type]
         self.most_bytes = float("inf") if most_rows else SHARE_OF_MEMORY * free_bytes(devices)
         if devices[0].type == "cpu" and not most_rows:
             self.most_bytes = min(self.most_bytes, most_bytes_of_a_core * torch.get_num_threads())

@@ -58,6 +58,7 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, Estimate]:
     """Every metric that is defined for `outcomes`, which belong to one condition of one job.
 
     Seeds are averaged within an item first: n counts distinct items, and intervals treat the item as the sampled unit.
+    Of `knowledge_accuracy`, n is the outputs in the format, a seed's on average.
     Proportions get Wilson intervals, which do not collapse at 0 or 1; other means get normal ones. Where outcomes carry
     groups, every group counts alike and intervals are those of the effective number of items (Kish, 1965).
     """

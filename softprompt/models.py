@@ -63,17 +63,17 @@ class LanguageModel:
 
     @property
     def num_layer_parameters(self) -> float:
-        """Of one layer, on average."""
+        """Of one layer, on average, the last MLP left out where it runs at wanted places alone."""
         return self.num_body_parameters / self.network.config.get_text_config().num_hidden_layers
 
     @functools.cached_property
-    def num_head_parameters(self) -> int:
+    def num_output_parameters(self) -> int:
         return self.network.get_output_embeddings().weight.numel()
 
     @functools.cached_property
     def num_last_parameters(self) -> float:
         """Of the last layer's MLP and the output layer, which tokens meet only for their logits."""
-        return self._num_met(in_last_mlp=True) + self.num_head_parameters
+        return self._num_met(in_last_mlp=True) + self.num_output_parameters
 
     def pass_flops(self, num_tokens: int, num_logits: int) -> float:
         """Of a forward pass over so many tokens, with logits at some of them; attention's products are left out."""
@@ -92,7 +92,7 @@ class LanguageModel:
         inner = getattr(config, "intermediate_size", None) or 4 * width
         at_work = 12 * width + 5 * inner
         per_position = num_layers * at_work if backward else num_layers * 2 * width + at_work
-        per_logit = self.num_head_parameters / width * (size + 4 * (4 if backward else 2))  # softmax is in float32
+        per_logit = self.num_output_parameters / width * (size + 4 * (4 if backward else 2))  # softmax is in float32
         if backward and self.output_layer.is_on:
             per_logit = 0  # next to a position's
         return num_positions * per_position * size + num_logits * per_logit

@@ -23,7 +23,7 @@ from softprompt.trials import are_near, hooked
 IGNORED = -100
 """Label of a position that carries no loss."""
 
-LEAST_BYTES = 4e6
+MIN_BYTES = 4e6
 """Of the weights: fewer stay in a core's cache between two readings, and nothing is saved."""
 
 HUGE = 1e4
@@ -44,7 +44,7 @@ class OutputLayer:
             isinstance(self._module, torch.nn.Linear)
             and self._module.bias is None
             and self._module.weight.device.type == "cpu"
-            and self._module.weight.nbytes >= LEAST_BYTES
+            and self._module.weight.nbytes >= MIN_BYTES
         )
         self.is_on = self.is_on and hooked(
             self._module, self._take, self._hand_out, lambda: self._is_only_a_product(network)

@@ -5,7 +5,7 @@ positions, and all of them in one product. Attention alone has to tell rows apar
 up by name, ours takes its place, cuts the long row up, lets the network's own attend to the pieces, and joins them.
 
 Shapes: A heads of F positions each, B rows of T positions at most behind them, N positions of the long row, L of them
-with logits; D width, V vocabulary, H attention heads, K an attention head's width.
+with logits; D width, V vocabulary, X logits or hidden states, H attention heads, K an attention head's width.
 """
 
 import threading
@@ -97,9 +97,9 @@ class Packing:
         values_MHK: Tensor = _Apart.apply(values_NHK, self)
         return values_MHK.unflatten(0, (len(self.head_of_B), -1)).transpose(1, 2)
 
-    def together(self, values_BXHK: Tensor) -> Tensor:
-        """(1, N, H, K) of X = F + T positions a row."""
-        values_NHK: Tensor = _Together.apply(values_BXHK.flatten(0, 1), self)
+    def together(self, values_BWHK: Tensor) -> Tensor:
+        """(1, N, H, K) of W = F + T positions a row."""
+        values_NHK: Tensor = _Together.apply(values_BWHK.flatten(0, 1), self)
         return values_NHK[None]
 
 
@@ -169,7 +169,7 @@ def packing_rows(model: LanguageModel, rows: Sequence[TrainingRow]) -> Iterator[
     it is a mask that ends it, and packed rows attend without one.
     """
     have_heads = all(prompt.head.has_vectors and not prompt.cue_start for prompt, _ in rows)
-    are_alike = len({prompt.num_head for prompt, _ in rows}) == 1
+    are_alike = len({prompt.head_length for prompt, _ in rows}) == 1
     longest = max(row.length for row in rows)
     does_pack = have_heads and are_alike and longest <= model.window and packs(model)
     with _looked_up(model) if does_pack else nullcontext():

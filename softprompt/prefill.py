@@ -2,7 +2,7 @@
 
 All seeds and steps of `cue` share a benchmark's questions, zero-shot shares them too, all few-shot prompts share their
 solved examples, and a batch of `prefix` its vectors. Shapes: B rows, A rows with different heads, T positions, D width,
-H attention heads, K a head's width, S seeds, P vectors.
+H attention heads, K a head's width, S seeds, P vectors, M of all positions those with vectors, V vocabulary.
 """
 
 import threading
@@ -97,7 +97,7 @@ class Prefill:
 
     def _are_new(self, prompts: Sequence[Prompt]) -> bool:
         """Whether each is tokens alone and begins with a head of its own that has not been read."""
-        heads = {tuple(prompt.head.ids) for prompt in prompts if prompt.num_head and not prompt.has_vectors}
+        heads = {tuple(prompt.head.ids) for prompt in prompts if prompt.head_length and not prompt.has_vectors}
         are_unread = not any(head in self._kept for head in heads)
         return len(heads) == len(prompts) and are_unread and not self.model.is_recurrent
 
@@ -108,7 +108,7 @@ class Prefill:
         self.meter.count(self.model, 0, len(wholes))
         with self._lock:
             for prompt, whole in zip(prompts, wholes, strict=True):
-                self._keep(tuple(prompt.head.ids), found[whole][0].first(prompt.num_head))
+                self._keep(tuple(prompt.head.ids), found[whole][0].first(prompt.head_length))
         return Reading(
             self.model.output_layer.logits(torch.stack([found[whole][1] for whole in wholes])),
             self._mask(wholes),
@@ -124,7 +124,7 @@ class Prefill:
             num_more: most positions that will follow the prompts.
             head_length: that heads of tokens alone are padded to, if that is more than the longest has.
         """
-        has_heads = any(prompt.num_head for prompt in prompts)
+        has_heads = any(prompt.head_length for prompt in prompts)
         if not (has_heads and self._can_share(prompts, num_more)):
             self.shares_all &= not has_heads
             embeds_BTD, mask_BT = self.embed_prompts(prompts, vectors_SPD)
@@ -139,8 +139,8 @@ class Prefill:
         window, they count padding: none may stand between a head and its tail, or all must lie within the window."""
         if self.model.is_recurrent:
             return False
-        tails = {len(prompt) - prompt.num_head for prompt in prompts}
-        longest = max(prompt.num_head for prompt in prompts) + max(tails) + num_more
+        tails = {len(prompt) - prompt.head_length for prompt in prompts}
+        longest = max(prompt.head_length for prompt in prompts) + max(tails) + num_more
         return len(tails) == 1 or longest <= self.model.window
 
     def embed_prompts(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -187,7 +187,7 @@ class Prefill:
         few, and to launch a pass takes a host as long for few as for many."""
         if not prompts:
             return  # a process that has no row of a step
-        are_tokens = all(prompt.num_head and not prompt.head.has_vectors for prompt in prompts)
+        are_tokens = all(prompt.head_length and not prompt.head.has_vectors for prompt in prompts)
         most = POSITIONS_AHEAD.get(self.model.device.type, 0)
         if not most or not are_tokens or not self._can_share(prompts, 0):
             return

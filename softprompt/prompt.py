@@ -25,14 +25,14 @@ TOKEN = -1
 @dataclass(frozen=True)
 class Prompt:
     """Positions up to the answer: token ids, and for each position the number of the vector that stands there, or
-    `TOKEN`. `seed` says which of the prompts tuned together the vectors come from. The first `num_head` positions are
-    what other prompts begin with, too, so that reading them once is worth while. Where the gradient is
-    truncated, the question behind the vectors in front ends before position `cue_start`; else that is 0."""
+    `TOKEN`. `seed` says which of the prompts tuned together the vectors come from. The first `head_length` positions
+    are what other prompts begin with, too, so that reading them once is worth while. Where the gradient is truncated,
+    the question behind the vectors in front ends before position `cue_start`; else that is 0."""
 
     ids: list[int]
     slots: list[int]
     seed: int = 0
-    num_head: int = 0
+    head_length: int = 0
     cue_start: int = 0
 
     def __len__(self) -> int:
@@ -40,11 +40,11 @@ class Prompt:
 
     @property
     def head(self) -> "Prompt":
-        return self.part(0, self.num_head)
+        return self.part(0, self.head_length)
 
     @property
     def tail(self) -> "Prompt":
-        return self.part(self.num_head, len(self))
+        return self.part(self.head_length, len(self))
 
     def part(self, start: int, end: int) -> "Prompt":
         return Prompt(self.ids[start:end], self.slots[start:end], self.seed)
@@ -112,7 +112,7 @@ class Placement:
                 *[TOKEN] * len(text_ids),
                 *range(front, front + num_back),
             ],
-            num_head=len(bos) + (front or len(text_ids)),
+            head_length=len(bos) + (front or len(text_ids)),
             cue_start=len(bos) + front + num_question if self.is_truncated else 0,
         )
 
@@ -162,7 +162,7 @@ def plain_prompts(wording: Wording, examples: Sequence[Example], shots: Sequence
         return with_common_head(prompts)
     heads = [plain_prompt(wording.model, one.question).ids for one in asked]
     return [
-        replace(prompt, num_head=len(head)) if num_common(prompt.ids, head) == len(head) else prompt
+        replace(prompt, head_length=len(head)) if num_common(prompt.ids, head) == len(head) else prompt
         for prompt, head in zip(prompts, heads, strict=True)
     ]
 
@@ -171,8 +171,8 @@ def with_common_head(prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts with what all of them begin with as their heads; of a truncated one no more than the question."""
     firsts = [prompt.part(0, prompt.cue_start or len(prompt)) for prompt in prompts]
     positions = [list(zip(first.ids, first.slots, strict=True)) for first in firsts]
-    num_head = min(num_common(positions[0], other) for other in positions)
-    return [replace(prompt, num_head=num_head) for prompt in prompts]
+    head_length = min(num_common(positions[0], other) for other in positions)
+    return [replace(prompt, head_length=head_length) for prompt in prompts]
 
 
 def num_common(first: Sequence[object], second: Sequence[object]) -> int:

@@ -15,7 +15,7 @@ from softprompt.metrics import Estimate, chance_centred, item_weights
 from softprompt.result import Result
 from softprompt.statistics import Floats, Means
 
-IN_WORDS = (
+SCORE_IN_WORDS = (
     "Score: chance-centred accuracy, averaged over the benchmarks. Under a benchmark's name: accuracy as it is, not "
     "centred on chance."
 )

@@ -23,7 +23,7 @@ PATHS = ("bucket", "mirror", "tokenizer", "benchmark_folder", "home")
 """Settings that may be a path relative to the study's file."""
 MEAN = "mean"
 """So the mean of a study's benchmarks is called where each has its name, as in MLflow's metrics."""
-MOST_LETTERS = 500
+MAX_CHARACTERS = 500
 """Of the name of an experiment of MLflow's."""
 NUMBERS = ("settle_s", "cache_gb", "lease_s")
 
@@ -65,7 +65,7 @@ class Study:
     them it runs `protocol`, as watching and ranking always do."""
 
     def __post_init__(self) -> None:
-        require(0 < len(self.name.strip()) <= MOST_LETTERS, "name", self.name, f"1 to {MOST_LETTERS} letters")
+        require(0 < len(self.name.strip()) <= MAX_CHARACTERS, "name", self.name, f"1 to {MAX_CHARACTERS} characters")
         Layout(self.layout)
         require("/" not in self.marker, "marker", self.marker, "the plain name of a file beside the weights")
         require(self.settle_s >= 0, "settle_s", self.settle_s, "0 or more seconds")

@@ -16,9 +16,9 @@ from softprompt.diagnosis import Diagnosis
 from softprompt.metrics import Estimate
 from softprompt.ranking import Ranking
 from softprompt.result import Result
-from softprompt.scores import IN_WORDS
+from softprompt.scores import SCORE_IN_WORDS
 
-screen, errors = Console(), Console(stderr=True)
+screen, error_screen = Console(), Console(stderr=True)
 WIDTH_IN_A_NOTEBOOK = 150
 LIGHTS = {True: "[green]saturated[/]", False: "[yellow]still rising[/]", None: "[dim]measured once[/]"}
 """Of a tuning curve; see `Result.saturated`."""
@@ -132,7 +132,7 @@ def show_ranking(ranking: Ranking, diagnosis: Diagnosis) -> None:
     head, *rows = [[escape(cell) for cell in row] for row in ranking.table()]
     tables = folded(head, rows, num_keys=2, width=screen.width)
     tables[0].title = f"Step {ranking.step}, {ranking.condition}, {ranking.num_items} items"
-    tables[-1].caption = IN_WORDS
+    tables[-1].caption = SCORE_IN_WORDS
     screen.print(*tables)
     for sentence in [*ranking.sentences(), *diagnosis.sentences()]:
         screen.print(f"  {sentence}", highlight=False, markup=False)

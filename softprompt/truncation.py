@@ -31,7 +31,7 @@ def truncated_batch(prefill: Prefill, prompts: Sequence[Prompt], vectors_SPD: Te
     """As `Prefill.batch`, for prompts with a `cue_start`: everything before it is in the cache, and gradients flow to
     the vectors through their own keys and values alone."""
     tails = [prompt.part(prompt.cue_start, len(prompt)) for prompt in prompts]
-    questions = [replace(prompt.part(0, prompt.cue_start), num_head=prompt.num_head) for prompt in prompts]
+    questions = [replace(prompt.part(0, prompt.cue_start), head_length=prompt.head_length) for prompt in prompts]
     with torch.no_grad():
         constant, mask_BT = _read(prefill, questions, vectors_SPD, max(map(len, tails)) + num_more)
     fronts = {prompt.seed: _front(prompt) for prompt in prompts}

@@ -1,6 +1,7 @@
 """Tuning the vectors of one placement, all seeds in one batch.
 
-Shapes: S seeds, P vectors, D width, B rows, T prompt positions, A answer positions.
+Shapes: S seeds, P vectors, D width, B rows, T prompt positions, A answer positions, L tokens of all answers, X logits
+or hidden states.
 """
 
 import itertools
@@ -184,7 +185,7 @@ def _gradient(
         return prefill.model.pass_bytes(row.length, len(row.answer), backward=True)
 
     def on_cores(chunk: Sequence[TrainingRow]) -> list[tuple[Tensor, Tensor]]:
-        num_positions = [len(prompt) - prompt.num_head + len(answer) for prompt, answer in chunk]
+        num_positions = [len(prompt) - prompt.head_length + len(answer) for prompt, answer in chunk]
         return side_by_side(
             device, chunk, [4 * prefill.model.num_layer_parameters * num for num in num_positions], work
         )
@@ -212,7 +213,7 @@ def pass_size(rows: Sequence[TrainingRow]) -> Size:
     if prompts[0].head.has_vectors:
         return packed_size(prompts, answers)
     longest = max(map(len, answers))
-    return Size(computed=longest, attended=max(prompt.num_head for prompt in prompts), learned=longest)
+    return Size(computed=longest, attended=max(prompt.head_length for prompt in prompts), learned=longest)
 
 
 def answer_losses(

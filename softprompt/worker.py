@@ -22,13 +22,13 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def main(request_file: str, folder: str) -> None:
-    result = Request.from_dict(json.loads(Path(request_file).read_text())).run(Progress())
+    result = Request.from_dict(json.loads(Path(request_file).read_text())).run(ProgressLines())
     if processes.is_main():
         result.save(folder)
     processes.leave()
 
 
-class Progress:
+class ProgressLines:
     """Says what is done, a line at a time: each phase's first step and, after that, one in ten seconds. A trainer's
     every step would fill the orchestrator's database."""
 

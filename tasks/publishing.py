@@ -13,7 +13,7 @@ from softprompt.diagnosis import Diagnosis
 from softprompt.files import write_whole
 from softprompt.ranking import Ranking
 from softprompt.result import to_json
-from softprompt.scores import IN_WORDS
+from softprompt.scores import SCORE_IN_WORDS
 from softprompt.study import Study, plain
 from tasks.rankings import PastRankings, rank_at
 from tasks.retries import RETRIED
@@ -91,4 +91,4 @@ def as_markdown(ranking: Ranking, diagnosis: Diagnosis) -> str:
     head, *rows = [[cell.replace("|", "\\|") for cell in row] for row in ranking.table()]
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
     sentences = "\n".join(f"- {sentence}" for sentence in [*ranking.sentences(), *diagnosis.sentences()])
-    return f"## Step {ranking.step}, {ranking.condition}\n\n{table}\n\n{IN_WORDS}\n\n{sentences}\n"
+    return f"## Step {ranking.step}, {ranking.condition}\n\n{table}\n\n{SCORE_IN_WORDS}\n\n{sentences}\n"

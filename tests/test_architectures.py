@@ -30,12 +30,12 @@ from softprompt.benchmarks import Benchmark, Rows
 from softprompt.decode import answer
 from softprompt.errors import BadCheckpoint
 from softprompt.fewer_kernels import FewerKernels
+from softprompt.likelihoods import takes_masks
 from softprompt.models import LanguageModel
 from softprompt.packing import packs
 from softprompt.prefill import POSITIONS_OF_A_PASS, Prefill
 from softprompt.prompt import Placement, plain_prompts
 from softprompt.protocol import Protocol
-from softprompt.scoring import takes_masks
 from softprompt.wording import Wording
 
 NARROW: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -111,7 +111,7 @@ def small_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_output_layers() -> Iterator[None]:
     """So that they, too, are read once for cross-entropies and gradients."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(output_layer, "LEAST_BYTES", 0)
+        patch.setattr(output_layer, "MIN_BYTES", 0)
         yield
 
 

@@ -25,7 +25,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As many threads, however small the work."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    monkeypatch.setattr(cores, "LEAST_FLOPS", 1e-9)
+    monkeypatch.setattr(cores, "MIN_FLOPS", 1e-9)
     yield
     torch.set_num_threads(before)
 
@@ -45,7 +45,7 @@ def test_parts_are_done_on_other_threads_one_core_each_and_come_back_in_order() 
 
 
 def test_small_work_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores, "LEAST_FLOPS", 1.0)
+    monkeypatch.setattr(cores, "MIN_FLOPS", 1.0)
     for rows, flops in (([1, 2, 3], [0.6] * 3), ([1], [9.0])):
         assert side_by_side(CPU, rows, flops, lambda _: threading.current_thread()) == [threading.current_thread()]
 

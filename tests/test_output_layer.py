@@ -34,7 +34,7 @@ def run(model: LanguageModel, embeds_BTD: Tensor) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def no_model_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_layer, "LEAST_BYTES", 0)
+    monkeypatch.setattr(output_layer, "MIN_BYTES", 0)
 
 
 @pytest.fixture
@@ -93,5 +93,5 @@ def test_it_is_left_out_where_it_is_only_a_product(config: Any, is_a_product: bo
 
 
 def test_weights_that_a_cache_holds_are_read_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_layer, "LEAST_BYTES", VOCABULARY * WIDTH * 4 + 1)
+    monkeypatch.setattr(output_layer, "MIN_BYTES", VOCABULARY * WIDTH * 4 + 1)
     assert not language_model(transformers.LlamaConfig(**SHAPE)).output_layer.is_on

@@ -66,7 +66,7 @@ def test_a_window_counts_no_padding_between_solved_examples_and_question(
     windowed = LanguageModel(MistralForCausalLM(config).train(False).requires_grad_(False), model.tokenizer)
     few_shot = plain_prompts(Wording(windowed, toy_benchmark), rows.train[::3], rows.train[:2])
     assert min(map(len, few_shot)) > 40
-    assert len({len(prompt) - prompt.num_head for prompt in few_shot}) > 1
+    assert len({len(prompt) - prompt.head_length for prompt in few_shot}) > 1
     whole = [Prompt(prompt.ids, prompt.slots) for prompt in few_shot]
     prefill = Prefill(windowed)
     expected = torch.cat([logits(Prefill(windowed), [prompt], None) for prompt in whole])
@@ -82,7 +82,7 @@ def test_shared_beginnings_change_no_logits(
     model: LanguageModel, prompts: tuple[Prompts, Tensor | None], max_bytes: float | None
 ) -> None:
     own, vectors_SPD = prompts
-    assert all(0 < prompt.num_head < len(prompt) for prompt in own)
+    assert all(0 < prompt.head_length < len(prompt) for prompt in own)
     whole = [Prompt(prompt.ids, prompt.slots, prompt.seed) for prompt in own]
     expected = torch.cat([logits(Prefill(model), [prompt], vectors_SPD) for prompt in whole])
     prefill = Prefill(model, max_bytes)
@@ -123,9 +123,9 @@ def test_what_all_prompts_begin_with_is_read_once_a_batch_and_seed(
     logits(Prefill(model), prompts, prefix.initial_vectors(quick_protocol.seeds))
     said = [model.encode(toy_benchmark.prompt(example, rows.train[:num_shots])) for example in rows.test]
     alike = list(itertools.takewhile(lambda tokens: len(set(tokens)) == 1, zip(*said, strict=False)))
-    num_head = len(model.bos_ids) + quick_protocol.num_vectors + len(alike)
+    head_length = len(model.bos_ids) + quick_protocol.num_vectors + len(alike)
     assert alike
-    assert seen == [2 * num_head, len(prompts) * (max(map(len, prompts)) - num_head)]
+    assert seen == [2 * head_length, len(prompts) * (max(map(len, prompts)) - head_length)]
 
 
 def test_heads_of_like_length_are_read_together(
@@ -137,9 +137,9 @@ def test_heads_of_like_length_are_read_together(
     seen = passes(monkeypatch)
     torch.testing.assert_close(logits(Prefill(model), prompts, None), expected, rtol=0, atol=1e-4)
     beginning, *heads, _tails = seen
-    needed = sum(prompt.num_head - beginning for prompt in prompts)
+    needed = sum(prompt.head_length - beginning for prompt in prompts)
     assert max(heads) <= 64 and needed <= sum(heads) < 1.1 * needed
-    assert len(prompts) * max(prompt.num_head - beginning for prompt in prompts) > 1.1 * needed
+    assert len(prompts) * max(prompt.head_length - beginning for prompt in prompts) > 1.1 * needed
 
 
 def test_what_heads_begin_with_is_read_once_and_kept(
@@ -154,9 +154,9 @@ def test_what_heads_begin_with_is_read_once_and_kept(
     cue = Placement("cue", Wording(model, toy_benchmark), quick_protocol)
     prompts = cue.prompts(rows.test, rows.train[:2])
     vectors_SPD = cue.initial_vectors(quick_protocol.seeds)
-    wholes = [replace(prompt, num_head=0) for prompt in prompts]
+    wholes = [replace(prompt, head_length=0) for prompt in prompts]
     expected = logits(Prefill(model), wholes, vectors_SPD)
-    examples = plain_prompts(Wording(model, toy_benchmark), rows.test, rows.train[:2])[0].num_head
+    examples = plain_prompts(Wording(model, toy_benchmark), rows.test, rows.train[:2])[0].head_length
     seen, prefill = passes(monkeypatch), Prefill(model)
     for half in (slice(0, 6), slice(6, 12)):
         torch.testing.assert_close(logits(prefill, prompts[half], vectors_SPD), expected[half], rtol=0, atol=1e-4)
@@ -180,9 +180,9 @@ def test_solved_examples_are_read_once_for_all_questions(
     few_shot = plain_prompts(Wording(model, toy_benchmark), rows.test, rows.train[:2])
     seen = passes(monkeypatch)
     logits(Prefill(model), few_shot, None)
-    (num_head,) = {prompt.num_head for prompt in few_shot}
-    assert seen == [num_head, len(few_shot) * (max(map(len, few_shot)) - num_head)]
-    assert num_head > 0.6 * max(map(len, few_shot))
+    (head_length,) = {prompt.head_length for prompt in few_shot}
+    assert seen == [head_length, len(few_shot) * (max(map(len, few_shot)) - head_length)]
+    assert head_length > 0.6 * max(map(len, few_shot))
 
 
 def test_a_gpu_reads_ahead_until_it_has_enough_to_do(
@@ -195,7 +195,7 @@ def test_a_gpu_reads_ahead_until_it_has_enough_to_do(
     """A CPU stands in for it."""
     prompts = Placement("cue", Wording(model, toy_benchmark), quick_protocol).prompts(rows.train)
     first, later = prompts[:2], prompts[2:]
-    most = sum(prompt.num_head for prompt in prompts[:10])
+    most = sum(prompt.head_length for prompt in prompts[:10])
     monkeypatch.setattr(prefill_module, "POSITIONS_AHEAD", {"cpu": most})
     meter = Meter()
     prefill = Prefill(model, meter=meter)

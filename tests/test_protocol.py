@@ -217,7 +217,7 @@ def test_urls_hub_names_and_absolute_paths_stay_as_they_are(tmp_path: Path) -> N
     [
         ('name = "tiny"', 'name = "tiny"\nbuckets = "b"', r"unknown settings \['buckets'\], known are .*'bucket'"),
         ('bucket = "checkpoints"', "", r"lacks the settings \['bucket'\]"),
-        ('name = "tiny"', 'name = " "', "name is ' '; expected 1 to 500 letters"),
+        ('name = "tiny"', 'name = " "', "name is ' '; expected 1 to 500 characters"),
         ("arc_easy_words", "arc_hard", "no benchmark 'arc_hard'; known are .*arc_easy"),
         ('["arc_easy_words"]', "[]", "names no benchmarks"),
         ('["arc_easy_words"]', '"arc_easy_words"', "benchmarks"),

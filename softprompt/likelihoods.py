@@ -37,7 +37,7 @@ class CandidateRow:
         return sum(len(ids) - 1 for ids in self.candidates)
 
 
-def score(
+def log_likelihoods(
     prefill: Prefill, read: Reading, candidates: Sequence[Sequence[list[int]]], micro_batches: MicroBatches
 ) -> list[list[float]]:
     """Log-likelihood (nats) of every candidate behind its prompt. A candidate's first token is read off the prompt;
