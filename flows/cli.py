@@ -73,7 +73,6 @@ def plan(study: StudyFile, as_json: AsJson = False) -> None:
 @app.command()
 def watch(
     study: StudyFile,
-    dry_run: Annotated[bool, typer.Option(help="Only say what would be evaluated.")] = False,
     checkpoint: Annotated[
         str | None, typer.Option(help="Path or URL: evaluate this one alone, and what failed on it before again.")
     ] = None,
@@ -81,8 +80,6 @@ def watch(
     """Evaluate what is new in a study's bucket, newest first, and rank; then stop. A deployment schedules it."""
     if checkpoint == "":
         raise typer.BadParameter("--checkpoint is empty; name one, or leave it out to look at the whole bucket.")
-    if dry_run and checkpoint:
-        raise typer.BadParameter("--dry-run looks at a whole bucket; leave out either it or --checkpoint.")
     Study.read(study)  # or a mistake in it would be found only when Prefect has started
     quiet_prefect()
     from flows.evaluate_checkpoint import evaluate_checkpoint
@@ -91,7 +88,7 @@ def watch(
     if checkpoint:
         state = evaluate_checkpoint(study, checkpoint, return_state=True)
     else:
-        state = watch_checkpoints(study, dry_run=dry_run, return_state=True)
+        state = watch_checkpoints(study, return_state=True)
     sys.exit(not state.is_completed())  # what went wrong stands in the log, in one sentence
 
 

@@ -9,13 +9,12 @@ from flows.evaluate_checkpoint import evaluate_checkpoint
 from flows.rank_variants import rank_variants
 from softprompt.study import Study
 from tasks.discovery import find_pending
-from tasks.planning import say_plan
 from tasks.publishing import is_ranking_due
 from tasks.run_names import by_study
 
 
 @flow(name="watch-checkpoints", flow_run_name=by_study)
-def watch_checkpoints(study: str, dry_run: bool = False, wait_for_others: bool = False) -> list[State[Any]]:
+def watch_checkpoints(study: str, wait_for_others: bool = False) -> list[State[Any]]:
     """Evaluate every complete checkpoint that has unfinished benchmarks, the newest first, and rank the variants if
     anything has changed since they were ranked.
 
@@ -24,15 +23,11 @@ def watch_checkpoints(study: str, dry_run: bool = False, wait_for_others: bool =
 
     Args:
         study: path of the study's TOML file.
-        dry_run: only say what would be evaluated and what it would cost.
         wait_for_others: wait for what another run is evaluating, instead of leaving it to that run.
     """
     declared = Study.read(study)
     states: list[State[Any]] = []
     tried: set[str] = set()
-    if dry_run:
-        say_plan(declared, find_pending(declared).pending)
-        return states
     while (found := find_pending(declared, frozenset(tried), most=1)).pending:
         newest = found.pending[0]
         states.append(

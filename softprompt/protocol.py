@@ -207,7 +207,7 @@ class Resources(FromDict):
     @property
     def in_child(self) -> bool:
         """Whether jobs run in processes of their own."""
-        return bool(self.devices) or self.processes_per_job > 1
+        return bool(self.devices) or self.processes_per_job > 1 or self.timeout_s is not None
 
 
 def require(holds: bool, name: str, found: Any, expected: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from softprompt import processes
 from softprompt.errors import SoftPromptError
+from softprompt.files import write_whole
 from softprompt.request import ERROR_SUFFIX, Request
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -61,5 +62,5 @@ if __name__ == "__main__":
     try:
         main(*arguments)
     except SoftPromptError as error:
-        Path(arguments[0]).with_suffix(ERROR_SUFFIX).write_text(json.dumps([type(error).__name__, str(error)]))
+        write_whole(Path(arguments[0]).with_suffix(ERROR_SUFFIX), json.dumps([type(error).__name__, str(error)]))
         sys.exit(f"{type(error).__name__}: {error}")

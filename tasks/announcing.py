@@ -2,23 +2,19 @@
 
 from softprompt.bucket import Bucket
 from softprompt.completeness import list_files
-from softprompt.errors import SoftPromptError, without_passwords
+from softprompt.errors import without_passwords
+from tasks.retries import PrefectUnavailable
 
 EVENT = "checkpoint.ready"
 RESOURCE = "softprompt.checkpoint."
-
-
-class NotAnnounced(SoftPromptError):
-    """Prefect did not take the event; the schedule will find the checkpoint without it."""
-
-    retryable = True
 
 
 def announce_checkpoint(uri: str) -> str:
     """Emit `checkpoint.ready` and wait until Prefect has taken it; the place as it was announced, a local path in full.
 
     Raises:
-        NotAnnounced: there is no Prefect server, or it does not answer.
+        PrefectUnavailable: there is no server, or it does not take the event. The schedule will find the checkpoint
+            without it.
         BadBucket: this is no place that can be read, or holds a password.
         BadCheckpoint: there is no such folder on this machine.
     """
@@ -28,7 +24,7 @@ def announce_checkpoint(uri: str) -> str:
     from prefect.settings import PREFECT_API_URL
 
     if not PREFECT_API_URL.value():
-        raise NotAnnounced(
+        raise PrefectUnavailable(
             "PREFECT_API_URL is not set; set it to the Prefect server's, e.g. http://127.0.0.1:4200/api."
         )
     bucket, server = Bucket(uri), without_passwords(PREFECT_API_URL.value())
@@ -41,7 +37,7 @@ def announce_checkpoint(uri: str) -> str:
         with get_client(sync_client=True) as client:
             client.request("POST", "/events", json=[event.model_dump(mode="json")])
     except (httpx.HTTPError, RuntimeError) as error:
-        raise NotAnnounced(
+        raise PrefectUnavailable(
             f"Prefect at {server} did not take the event ({type(error).__name__}); start it or "
             "correct PREFECT_API_URL. The scheduled watcher will find the checkpoint all the same."
         ) from error

@@ -84,7 +84,7 @@ def _launcher(num_processes: int) -> list[str]:
 
 def _environment(devices: Sequence[str]) -> dict[str, str]:
     """The parent's, with only these devices in sight."""
-    place = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {"ACCELERATE_USE_CPU": "true"}
+    place = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
     return {**os.environ, "PYTHONUNBUFFERED": "1", **place}
 
 

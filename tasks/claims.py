@@ -23,6 +23,9 @@ SECONDS_BETWEEN_TRIES = 2.0
 SECONDS_TO_GIVE_WAY = 0.2
 TIMES_TO_GIVE_WAY = 10
 
+_given_up: set[str] = set()
+"""Claims that this process has ended and MLflow, being away, still holds: to its next try they are nobody's."""
+
 
 @contextmanager
 def claimed(store: "Store", key: str, *, patience_s: float) -> Iterator[bool]:
@@ -77,20 +80,25 @@ class Claim:
         with self.store.answers():
             tags = self.store.client.get_experiment(self.store.experiment_id).tags
         until = {tag: float(value.split()[0]) for tag, value in tags.items() if tag.startswith(self.prefix)}
-        for tag in until:
-            if until[tag] <= now:
-                self.withdraw(tag)
-        return [tag for tag in until if tag != self.tag and until[tag] > now]
+        ended = {tag for tag in until if until[tag] <= now or tag in _given_up}
+        for tag in ended:
+            self.withdraw(tag)
+        return [tag for tag in until if tag not in ended and tag != self.tag]
 
     def write(self) -> None:
+        _given_up.discard(self.tag)
         value = f"{time.time() + self.lease_s:.3f} {platform.node()} {os.getpid()}"
         with self.store.answers():
             self.store.client.set_experiment_tag(self.store.experiment_id, self.tag, value)
 
     def withdraw(self, tag: str | None = None) -> None:
         """Remove this claim, or a dead one. If MLflow is away, the lease ends it."""
+        if tag is None:
+            tag = self.tag
+            _given_up.add(tag)
         with suppress(TrackingUnavailable), self.store.answers():
-            self.store.client.delete_experiment_tag(self.store.experiment_id, tag or self.tag)
+            self.store.client.delete_experiment_tag(self.store.experiment_id, tag)
+            _given_up.discard(tag)
 
     @contextmanager
     def kept_alive(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from softprompt.errors import SoftPromptError
 from softprompt.layout import Layout
 from softprompt.result import Job
 from softprompt.study import Study
-from tasks.ledger import Finished, Place, by_error, failed, of_study
+from tasks.ledger import Finished, Place, by_error, newest, of_study
 from tasks.retries import RETRIED
 from tasks.second_looks import SecondLook
 from tasks.tracking import Tracker
@@ -120,7 +120,7 @@ def look(study: Study, tried: frozenset[str] = frozenset(), most: int | None = N
     listing = list_folders(bucket, Layout(study.layout))
     again = SecondLook(study, time.time())
     untried = [folder for folder in listing.folders if folder.uri not in tried]
-    failures = {job.place for job in failed(study, finished.values())}
+    failures = {job.place for job in newest(study, finished.values()) if job.status == "failed"}
     folders = worth_a_look(untried, settled(study, finished.values()), failures, again)
     found = Look(study.bucket, len(listing.folders), list(listing.rejected.values()))
     how = {"marker": study.marker, "settle_s": study.settle_s, "with_tokenizer": not study.tokenizer}

@@ -19,7 +19,7 @@ from softprompt.result import Job, Result, is_saved
 from softprompt.study import Study
 from tasks.children import run_worker
 from tasks.claims import claimed
-from tasks.retries import RETRIED
+from tasks.retries import RETRIED, PrefectUnavailable
 from tasks.slots import slot
 from tasks.tracking import Tracker
 
@@ -57,6 +57,11 @@ def room_for_a_job(study: Study) -> Iterator[tuple[str, ...]]:
             ):
                 yield own
         except ConcurrencySlotAcquisitionError as error:
+            if error.__cause__:  # only a limit that is not there has none
+                reason = f"{error}: {type(error.__cause__).__name__}"
+                raise PrefectUnavailable(
+                    f"Prefect has not granted its limit {limit!r} ({reason}); start Prefect, or correct the limit."
+                ) from error
             raise BadStudy(
                 f"Prefect has no concurrency limit {limit!r}, which the study names; make it with "
                 f"`prefect gcl create {limit} --limit NUMBER_OF_GPUS`."

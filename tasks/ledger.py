@@ -52,12 +52,15 @@ class Finished:
     seconds: float = 0.0
     """Wall clock of the evaluation; 0 for a failed one."""
     error: str = ""
-    superseded_by: str = ""
-    """Fingerprint of the checkpoint that was written over this one."""
 
     @property
     def place(self) -> Place:
         return self.variant, self.step
+
+    @property
+    def version(self) -> tuple[int, str]:
+        """Of two at one place, the greater one was written last."""
+        return self.modified_ms, self.checkpoint
 
     @property
     def artifacts(self) -> str:
@@ -118,20 +121,15 @@ class Ledger:
     def done_and_failed(self, finished: Collection[Finished] | None = None) -> tuple[list[Finished], list[Finished]]:
         """What `to_rank` says, and the failed jobs beside it, out of `finished` or of what is finished now."""
         finished = self.finished().values() if finished is None else finished
-        jobs = of_study(self.study, finished)
-        newest: dict[Place, tuple[int, str]] = {}
-        for job in jobs:
-            version = job.modified_ms, job.checkpoint
-            newest[job.place] = max(newest.get(job.place, version), version)
-        now = [job for job in jobs if newest[job.place] == (job.modified_ms, job.checkpoint)]
-        return [job for job in now if job.status == "done"], failed(self.study, finished)
+        jobs = newest(self.study, finished)
+        return [job for job in jobs if job.status == "done"], [job for job in jobs if job.status == "failed"]
 
     def basis(self, finished: Collection[Finished]) -> str:
         """Identity of all that a ranking of these rests on; empty if nothing of it is done."""
         jobs = of_study(self.study, finished)
         if not any(job.status == "done" for job in jobs):
             return ""
-        ends = sorted(f"{job.key} {job.status} {job.run_id} {job.superseded_by}" for job in jobs)
+        ends = sorted(f"{job.key} {job.status} {job.run_id}" for job in jobs)
         return fingerprint([[self.study.benchmark(name).fingerprint for name in self.study.benchmarks], ends])
 
     def finish(self, job: Job, status: str, *, run_id: str, seconds: float = 0.0, error: str = "") -> None:
@@ -144,7 +142,9 @@ class Ledger:
             "seconds": round(seconds, 3),
             "error": error,
         }
-        self._tag(self.model_id(job, run_id), {JOB_TAG + job.key: json.dumps(entry)})
+        model_id = self.model_id(job, run_id)
+        self.store.client.set_logged_model_tags(model_id, {JOB_TAG + job.key: json.dumps(entry)})
+        self.store.client.finalize_logged_model(model_id, "READY")
 
     def model_id(self, job: Job, run_id: str) -> str:
         """Of the checkpoint's LoggedModel; it is made on first use, by one process at a time."""
@@ -170,27 +170,14 @@ class Ledger:
             "uri": checkpoint.uri,
             "modified_ms": str(checkpoint.modified_ms),
         }
-        mine = self.store.client.create_logged_model(
+        made = self.store.client.create_logged_model(
             self.store.experiment_id,
             name=_plain_name(f"{checkpoint.variant}-step-{checkpoint.step}"),
             source_run_id=run_id,
             tags=tags,
             params={"variant": checkpoint.variant, "step": str(checkpoint.step)},
         )
-        same_place = [
-            model
-            for model in self._models(f"params.step = '{checkpoint.step}'")
-            if model.params["variant"] == checkpoint.variant and model.tags["protocol"] == protocol
-        ]
-        newest = max(same_place, key=lambda model: (int(model.tags["modified_ms"]), model.tags["fingerprint"]))
-        for model in same_place:
-            if model.tags["fingerprint"] != newest.tags["fingerprint"]:
-                self._tag(model.model_id, {"superseded_by": newest.tags["fingerprint"]})
-        return mine.model_id
-
-    def _tag(self, model_id: str, tags: dict[str, str]) -> None:
-        self.store.client.set_logged_model_tags(model_id, tags)
-        self.store.client.finalize_logged_model(model_id, "READY")
+        return made.model_id
 
     def _models(self, filter_string: str) -> Iterator[Any]:
         """Checkpoints' LoggedModels. Newest change first: one that changes while pages are turned comes twice rather
@@ -229,9 +216,13 @@ def of_study(study: Study, jobs: Iterable[Finished]) -> list[Finished]:
     ]
 
 
-def failed(study: Study, jobs: Iterable[Finished]) -> list[Finished]:
-    """Those of the study that failed, on checkpoints that were not written over since by one that was evaluated."""
-    return of_study(study, (job for job in jobs if job.status == "failed" and not job.superseded_by))
+def newest(study: Study, jobs: Iterable[Finished]) -> list[Finished]:
+    """Those of the study; of a checkpoint that was written over, only those of the weights that were written last."""
+    its = of_study(study, jobs)
+    last: dict[Place, tuple[int, str]] = {}
+    for job in its:
+        last[job.place] = max(last.get(job.place, job.version), job.version)
+    return [job for job in its if job.version == last[job.place]]
 
 
 def by_error(errors: Mapping[str, str]) -> str:
@@ -255,7 +246,6 @@ def _entries(model: Any) -> dict[str, dict[str, Any]]:
         "checkpoint": model.tags["fingerprint"],
         "protocol": model.tags["protocol"],
         "modified_ms": int(model.tags["modified_ms"]),
-        "superseded_by": model.tags.get("superseded_by", ""),
     }
     jobs = {tag.removeprefix(JOB_TAG): json.loads(v) for tag, v in model.tags.items() if tag.startswith(JOB_TAG)}
     return {"checkpoint": checkpoint, "jobs": jobs}

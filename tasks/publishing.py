@@ -26,8 +26,9 @@ RESOURCE = "softprompt.study."
 
 @task(**RETRIED)
 def publish_ranking(study: Study) -> Ranking:
-    """The ranking at the best matched step, published at home, in MLflow, and as a Prefect artifact."""
-    ranking, diagnosis = publish(study)
+    """The ranking at the best matched step, published at home, in MLflow, as a Prefect artifact, and as an event if
+    another order of the variants can be told."""
+    ranking, diagnosis, basis = publish(study)
     name, tracker = plain(study.name), Tracker(study)
     key = "ranking-" + re.sub("[^a-z0-9]+", "-", name.lower())  # Prefect allows no other characters
     markdown = as_markdown(ranking, diagnosis)
@@ -38,7 +39,7 @@ def publish_ranking(study: Study) -> Ranking:
     sentences = [*ranking.sentences(), *diagnosis.sentences()]
     for sentence in sentences:
         get_run_logger().info("%s", sentence)
-    if ranking.order != (before := tracker.known_order()):
+    if ranking.order != (before := tracker.known_order):
         emit_event(
             CHANGED,
             {"prefect.resource.id": RESOURCE + name, "prefect.resource.name": study.name},
@@ -51,7 +52,8 @@ def publish_ranking(study: Study) -> Ranking:
                 "charts": tracker.charts,
             },
         )
-        tracker.note_order(ranking.order)
+        tracker.known_order = ranking.order
+    tracker.ranked_on = basis
     return ranking
 
 
@@ -64,11 +66,12 @@ def is_ranking_due(study: Study, basis: str | None = None) -> bool:
         basis = tracker.ledger.basis(tracker.ledger.finished().values())
     if not basis:
         get_run_logger().info("There are no results to rank yet.")
-    return bool(basis) and tracker.ranked_on() != basis
+    return bool(basis) and tracker.ranked_on != basis
 
 
-def publish(study: Study) -> tuple[Ranking, Diagnosis]:
-    """Write `latest-ranking.json`, `rankings.json` (all steps) and `report.html` into the study's home and MLflow."""
+def publish(study: Study) -> tuple[Ranking, Diagnosis, str]:
+    """Write `latest-ranking.json`, `rankings.json` (all steps) and `report.html` into the study's home and MLflow. Also
+    what the ranking rests on, see `Ledger.basis`."""
     from softprompt.report import write_report
 
     tracker, home = Tracker(study), Path(study.home)
@@ -82,8 +85,8 @@ def publish(study: Study) -> tuple[Ranking, Diagnosis]:
     values = {**ranking.to_dict(), "diagnosis": arm.diagnosis.to_dict()}
     latest = write_whole(home / "latest-ranking.json", to_json(values))
     tracker.log_rankings(past.new, jobs)
-    tracker.log_ranking_files([report, latest, past.save()], tracker.ledger.basis(finished))
-    return ranking, arm.diagnosis
+    tracker.log_ranking_files([report, latest, past.save()])
+    return ranking, arm.diagnosis, tracker.ledger.basis(finished)
 
 
 def as_markdown(ranking: Ranking, diagnosis: Diagnosis) -> str:

@@ -12,14 +12,14 @@ from softprompt.bucket import Bucket
 from softprompt.errors import BadStudy, LostResult
 from softprompt.files import write_whole
 from softprompt.fingerprints import fingerprint
-from softprompt.ranking import Ranking, Standing, matched_steps, on_later_steps, rank
+from softprompt.ranking import Comparison, Ranking, Signal, Standing, matched_steps, on_later_steps, rank
 from softprompt.result import Result
 from softprompt.study import Study
 from tasks.ledger import Finished, Place, by_error
 from tasks.tracking import Tracker
 
 RANKINGS_FILE = "rankings.json"
-FIELDS = [*Ranking.__dataclass_fields__, *Standing.__dataclass_fields__]
+FIELDS = [name for kind in (Ranking, Standing, Comparison, Signal) for name in kind.__dataclass_fields__]
 
 
 def rank_at(

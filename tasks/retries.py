@@ -8,6 +8,12 @@ from prefect.client.schemas.objects import State
 from softprompt.errors import SoftPromptError
 
 
+class PrefectUnavailable(SoftPromptError):
+    """Prefect does not answer, or not as it should."""
+
+    retryable = True
+
+
 def is_retryable(_task: Any, _run: Any, state: State[Any]) -> bool:
     """Retry what the library calls retryable, and nothing else: a bug does not go away by waiting."""
     error = state.result(raise_on_failure=False)

@@ -3,10 +3,9 @@
 import fcntl
 import itertools
 import os
-import platform
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from softprompt.fingerprints import fingerprint
@@ -27,17 +26,15 @@ def slot(home: str, resources: Resources, on_wait: Callable[[], None] = lambda: 
             study keeps to one job at a time on each host by itself.
         on_wait: called once if all slots are taken.
     """
-    of_host = os.environ.get(FOLDER_VARIABLE)
-    if resources.devices:
-        folder, own = Path(of_host or f"{tempfile.gettempdir()}/softprompt-{os.getuid()}"), ""
-    else:  # the home may be that of several hosts, the host's folder that of several studies
-        folder, own = Path(of_host or home), fingerprint(home) if of_host else platform.node()
+    folder = Path(os.environ.get(FOLDER_VARIABLE) or f"{tempfile.gettempdir()}/softprompt-{os.getuid()}")
     folder.mkdir(parents=True, exist_ok=True)
     for num_tries in itertools.count():
         for devices in resources.slots:
-            with (folder / f".slot-{'-'.join(devices) or own}").open("w") as file:
+            with ExitStack() as locks:
                 try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    for name in devices or [fingerprint(home)]:
+                        file = locks.enter_context((folder / f".slot-{name}").open("w"))
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
                 yield devices

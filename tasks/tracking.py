@@ -108,25 +108,28 @@ class Tracker:
                     ],
                 )
 
-    def log_ranking_files(self, files: Iterable[Path], basis: str) -> None:
-        """Publish what was ranked on this `basis`, and then, last, that it was."""
+    def log_ranking_files(self, files: Iterable[Path]) -> None:
         with self.store.answers():
-            run_id = self.store.ranking_run_id
             for file in files:
-                self.store.client.log_artifact(run_id, str(file))
-            self.store.client.set_tag(run_id, RANKED_TAG, basis)
+                self.store.client.log_artifact(self.store.ranking_run_id, str(file))
 
+    @property
     def ranked_on(self) -> str:
-        """The basis of the ranking that is published."""
+        """The basis of the ranking that is published. It is noted last."""
         return self._ranking_tag(RANKED_TAG)
 
+    @ranked_on.setter
+    def ranked_on(self, basis: str) -> None:
+        self._tag_ranking(RANKED_TAG, basis)
+
+    @property
     def known_order(self) -> str:
         """The order of the variants that was last made known; empty if none was."""
         return self._ranking_tag(ORDER_TAG)
 
-    def note_order(self, order: str) -> None:
-        with self.store.answers():
-            self.store.client.set_tag(self.store.ranking_run_id, ORDER_TAG, order)
+    @known_order.setter
+    def known_order(self, order: str) -> None:
+        self._tag_ranking(ORDER_TAG, order)
 
     def fetch(self, run_id: str, path: str, target: Path) -> None:
         """Copy an artifact from MLflow to `target`."""
@@ -146,6 +149,10 @@ class Tracker:
     def _ranking_tag(self, name: str) -> str:
         with self.store.answers():
             return self.store.client.get_run(self.store.ranking_run_id).data.tags.get(name, "")
+
+    def _tag_ranking(self, name: str, value: str) -> None:
+        with self.store.answers():
+            self.store.client.set_tag(self.store.ranking_run_id, name, value)
 
     def _local(self, job: Finished) -> Path:
         """The folder of a result on this machine, fetched from MLflow if it is not whole there."""

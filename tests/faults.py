@@ -41,7 +41,7 @@ class Account:
     @classmethod
     def of(cls, study: Study, wanted: Iterable[tuple[str, int]]) -> "Account":
         tracker = Tracker(study)
-        jobs = [job for job in tracker.ledger.finished().values() if job.status == "done" and not job.superseded_by]
+        jobs = tracker.ledger.to_rank()
         points: Counter[tuple[str, int, str]] = Counter()
         for variant in {job.variant for job in jobs}:
             for benchmark in BENCHMARKS:

@@ -34,7 +34,7 @@ def log_rankings(study: Study) -> PastRankings:
     tracker = Tracker(study)
     past = PastRankings(tracker, tracker.ledger.to_rank())
     tracker.log_rankings(past.new, tracker.ledger.to_rank())
-    tracker.log_ranking_files([past.save()], basis="")
+    tracker.log_ranking_files([past.save()])
     return past
 
 

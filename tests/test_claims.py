@@ -51,6 +51,23 @@ def test_of_many_claimants_at_once_one_holds_a_key_at_any_time(study: Study) -> 
     assert Claim(Store(study), "key").others() == []
 
 
+def test_what_was_given_up_while_mlflow_was_away_is_no_longer_in_the_way(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the process that gave it up; to others it may be alive until its lease has ended."""
+    from mlflow import MlflowClient
+
+    def away(*_: object) -> None:
+        raise ConnectionError("MLflow is away.")
+
+    with monkeypatch.context() as patched, claimed(Store(study), "key", patience_s=0) as is_mine:
+        assert is_mine
+        patched.setattr(MlflowClient, "delete_experiment_tag", away)
+    assert len(Claim(Store(study), "key").others()) == 0
+    with claimed(Store(study), "key", patience_s=0) as is_mine:
+        assert is_mine
+
+
 def test_of_two_that_claim_at_the_same_moment_one_wins(study: Study) -> None:
     meet = threading.Barrier(2)
 

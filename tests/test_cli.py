@@ -338,17 +338,10 @@ def test_a_plan_without_work_says_why(tmp_path: Path, tiny_checkpoint: Path) -> 
     assert f"Nothing lies in {tmp_path}/empty (yet); correct `bucket`" in plan_with('bucket = "empty"')
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--checkpoint", ""], "--checkpoint is empty"),  # an unset variable in a shell must not start a whole bucket
-        (["--checkpoint", "runs/A/step-1", "--dry-run"], "leave out either it or --checkpoint"),
-    ],
-)
-def test_a_watch_of_one_checkpoint_names_one_and_is_real(options: list[str], says: str) -> None:
-    found = CliRunner().invoke(app, ["watch", "study.toml", *options])
+def test_an_unset_variable_in_a_shell_does_not_start_a_whole_bucket() -> None:
+    found = CliRunner().invoke(app, ["watch", "study.toml", "--checkpoint", ""])
     assert found.exit_code == 2
-    assert says in " ".join(found.output.replace("│", " ").split())
+    assert "--checkpoint is empty" in " ".join(found.output.replace("│", " ").split())
 
 
 def test_a_plan_promises_nothing_for_a_mirror_that_is_not_there(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -392,7 +385,7 @@ def test_an_announcement_that_nobody_takes_is_one_sentence(
         return capsys.readouterr().err
 
     said = announce(str(tmp_path))
-    assert said.startswith("NotAnnounced: Prefect at http://***@127.0.0.1:9/api did not take the event")
+    assert said.startswith("PrefectUnavailable: Prefect at http://***@127.0.0.1:9/api did not take the event")
     assert announce("ftp://me:secret@nas/A/step-100").startswith("BadBucket: ftp://***@nas/A/step-100 holds a password")
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from httpx import ConnectError
+from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.logging import disable_run_logger
 from prefect.testing.utilities import prefect_test_harness
@@ -32,6 +33,7 @@ from softprompt.study import Study
 from tasks.evaluation import room_for_a_job
 from tasks.ledger import Ledger
 from tasks.publishing import publish_ranking
+from tasks.retries import PrefectUnavailable
 from tasks.tracking import Tracker
 
 
@@ -220,10 +222,10 @@ def test_a_ranking_is_published_once_and_again_if_it_was_cut_off_or_the_study_ch
     latest = tmp_path / ".softprompt" / "latest-ranking.json"
 
     def cut_off(*_: object, **__: object) -> None:
-        raise TrackingUnavailable("Cut off.")
+        raise ConnectError("Prefect is away.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Tracker, "log_ranking_files", cut_off)
+        patched.setattr("tasks.publishing.create_markdown_artifact", cut_off)
         patched.setattr("flows.rank_variants.publish_ranking", publish_ranking.with_options(retries=0))
         assert watch_checkpoints(str(study), return_state=True).is_failed()
     latest.unlink()
@@ -348,6 +350,24 @@ def test_a_concurrency_limit_that_prefect_lacks_is_named_with_its_remedy(
     with get_client(sync_client=True) as client:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="gpus", limit=1))
     assert watch_checkpoints(str(study), return_state=True).is_completed()
+
+
+def test_a_prefect_that_grants_no_limit_is_named_and_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study.read(make_study(tmp_path))
+    limited = replace(study, resources=replace(study.resources, concurrency_limit="gpus"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectError("Connection refused")
+
+    monkeypatch.setattr(PrefectClient, "increment_concurrency_slots_with_lease", refuse)
+    with (
+        disable_run_logger(),
+        pytest.raises(PrefectUnavailable, match=r"has not granted its limit 'gpus' .*ConnectError.*; start Prefect"),
+        room_for_a_job(limited),
+    ):
+        pass
 
 
 def test_a_job_goes_on_when_prefects_server_forgets_that_it_holds_the_limit(
