@@ -171,7 +171,7 @@ def said(found: Iterator[Found], cells: Callable[[Found], list[str]]) -> Iterato
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("worlds", "real"), required=True)
-    parser.add_argument("--folder", type=Path, default=Path("build/settings"), help="worlds and results are kept here")
+    parser.add_argument("--folder", type=Path, default=Path("build/worlds"), help="worlds and results are kept here")
     parser.add_argument("--seeds", nargs="*", type=int, default=WORLD_SEEDS, help="of the worlds")
     parser.add_argument("--at", type=int, default=LAST_STEP, help="step of the worlds' checkpoints: 200, 400, 600, 800")
     parser.add_argument("--model", help="folder of a checkpoint")

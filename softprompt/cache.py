@@ -24,7 +24,7 @@ from softprompt.errors import BadStudy, CacheUnavailable
 from softprompt.fingerprints import fingerprint
 from softprompt.sources import CheckpointFiles, Source, TokenizerFiles, overwritten
 
-FOLDER_VARIABLE = "SOFTPROMPT_CACHE"
+CACHE_VARIABLE = "SOFTPROMPT_CACHE"
 DEFAULT_GB = 100.0
 GB = 1e9
 _HUB_NAME = re.compile(r"(?!\.)[\w.-]+(/[\w.-]+)?")
@@ -90,7 +90,7 @@ def tokenizer_fingerprint(place: str | None, cache: "Cache | None" = None) -> st
 def default_folder() -> Path:
     """`$SOFTPROMPT_CACHE`, or else `softprompt` in the user's cache folder."""
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get(FOLDER_VARIABLE) or f"{caches}/softprompt").expanduser().absolute()
+    return Path(os.environ.get(CACHE_VARIABLE) or f"{caches}/softprompt").expanduser().absolute()
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Cache:
                 raise
             raise CacheUnavailable(
                 f"The disk of {self.root} is full, so {source.uri} could not be copied there; free some space, "
-                f"lower `cache_gb`, or name another disk's folder in {FOLDER_VARIABLE}."
+                f"lower `cache_gb`, or name another disk's folder in {CACHE_VARIABLE}."
             ) from error
 
     def _reserve(self, source: Source, num_bytes: int) -> Path:
@@ -207,7 +207,7 @@ class _Lock:
             self._file = file.open("a+")
         except OSError as error:
             raise CacheUnavailable(
-                f"{file.parent} cannot be written ({error.strerror}); name a folder that can in {FOLDER_VARIABLE}."
+                f"{file.parent} cannot be written ({error.strerror}); name a folder that can in {CACHE_VARIABLE}."
             ) from error
 
     def __enter__(self) -> Self:

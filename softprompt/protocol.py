@@ -165,7 +165,7 @@ class Resources(FromDict):
     """Most rows in one forward pass; left out, as many as fit into free memory. After an out-of-memory it is halved."""
     devices: tuple[str, ...] = ()
     """GPUs of the host that jobs share, as CUDA_VISIBLE_DEVICES names them: ["0", "1"]. Each job then runs in processes
-    of its own that see its share of them. Empty: one job at a time, in the flow's process."""
+    of its own that see its share of them. Empty: one job at a time."""
     processes_per_job: int = 1
     """Processes that Accelerate runs a job on, each with a whole model."""
     devices_per_process: int = 1
@@ -173,7 +173,7 @@ class Resources(FromDict):
     concurrency_limit: str = ""
     """Prefect's concurrency limit that counts the cluster's GPUs; a job occupies `devices_per_job` of it."""
     timeout_s: float | None = None
-    """A job in processes of its own is killed after so many seconds."""
+    """A job is killed after so many seconds; for that it runs in a process of its own."""
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:

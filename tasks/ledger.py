@@ -180,8 +180,8 @@ class Ledger:
         return made.model_id
 
     def _models(self, filter_string: str) -> Iterator[Any]:
-        """Checkpoints' LoggedModels. Newest change first: one that changes while pages are turned comes twice rather
-        than never."""
+        """Checkpoints' LoggedModels, newest change first. Pages are counted off: one that changes while they are turned
+        may be missed, and is found by the next refresh; in the other order its neighbour would be missed for a day."""
         token = None
         while True:
             with self.store.answers():

@@ -12,7 +12,7 @@ from softprompt.fingerprints import fingerprint
 from softprompt.protocol import Resources
 from tasks.interruption import sleep
 
-FOLDER_VARIABLE = "SOFTPROMPT_LOCKS"
+LOCKS_VARIABLE = "SOFTPROMPT_LOCKS"
 """Names a folder of the host's for its locks, where its processes have temporary folders or host names of their own."""
 SECONDS_BETWEEN_TRIES = 1.0
 
@@ -26,7 +26,7 @@ def slot(home: str, resources: Resources, on_wait: Callable[[], None] = lambda: 
             study keeps to one job at a time on each host by itself.
         on_wait: called once if all slots are taken.
     """
-    folder = Path(os.environ.get(FOLDER_VARIABLE) or f"{tempfile.gettempdir()}/softprompt-{os.getuid()}")
+    folder = Path(os.environ.get(LOCKS_VARIABLE) or f"{tempfile.gettempdir()}/softprompt-{os.getuid()}")
     folder.mkdir(parents=True, exist_ok=True)
     for num_tries in itertools.count():
         for devices in resources.slots:

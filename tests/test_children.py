@@ -28,7 +28,7 @@ from softprompt.request import Request
 from softprompt.result import Result
 from tasks.children import run_worker
 from tasks.interruption import interruptible
-from tasks.slots import FOLDER_VARIABLE, slot
+from tasks.slots import LOCKS_VARIABLE, slot
 
 BENCHMARK = """
 from softprompt.answers import OptionInWords
@@ -196,7 +196,7 @@ def test_a_slot_has_devices_of_its_own_until_it_is_left(tmp_path: Path, monkeypa
 def test_locks_are_the_hosts_where_processes_have_folders_and_names_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: tuple[str, ...]
 ) -> None:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "locks"))
+    monkeypatch.setenv(LOCKS_VARIABLE, str(tmp_path / "locks"))
     waiting = threading.Event()
 
     def second() -> None:

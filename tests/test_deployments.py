@@ -22,8 +22,10 @@ import yaml
 from s3 import S3Bucket, S3Server, free_ports
 from studies import make_study
 
+from softprompt.benchmarks import MIRROR_VARIABLE
+from softprompt.cache import CACHE_VARIABLE
 from softprompt.study import Study
-from tasks.slots import FOLDER_VARIABLE
+from tasks.slots import LOCKS_VARIABLE
 from tasks.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
@@ -96,7 +98,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, bucket: S3Bucket) -> Itera
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_LOGGING_TO_API_ENABLED": "true",
-        "SOFTPROMPT_HOME": str(ROOT),
+        "SOFTPROMPT_CHECKOUT": str(ROOT),
         "SOFTPROMPT_STUDY": str(study),
     }
     processes = []
@@ -331,4 +333,5 @@ def test_the_example_environment_sets_what_is_read() -> None:
     names = re.findall(r"^#?([A-Z_]+)=", text, re.M)
     assert all(hasattr(prefect.settings, name) for name in names if name.startswith("PREFECT_"))
     own = {name for name in names if name.startswith("SOFTPROMPT_")}
-    assert own == {FOLDER_VARIABLE, *re.findall(r"SOFTPROMPT_\w+", (ROOT / "prefect.yaml").read_text())}
+    read = {LOCKS_VARIABLE, CACHE_VARIABLE, MIRROR_VARIABLE}
+    assert own == {*read, *re.findall(r"SOFTPROMPT_\w+", (ROOT / "prefect.yaml").read_text())}
