@@ -17,10 +17,14 @@ from softprompt import processes
 from softprompt.cache import Cache, open_locally, open_tokenizer
 from softprompt.checkpoints import Checkpoint
 from softprompt.completeness import CONFIG_FILE, broken_json
+from softprompt.decode import answer
 from softprompt.errors import BadCheckpoint, BadStudy, SoftPromptError
 from softprompt.memory import does_not_fit
 from softprompt.models import LanguageModel
+from softprompt.prefill import Prefill
+from softprompt.prompt import TOKEN, Prompt
 from softprompt.protocol import Resources
+from softprompt.trials import are_near
 
 MAX_REASON = 300
 """Most characters of a library's own words in a message."""
@@ -118,6 +122,7 @@ def _load(
     network = network if is_spread else network.to(device)
     model = LanguageModel(network.eval().requires_grad_(False), tokenizer)
     _check(model, uri)
+    _try(model, uri)
     return model
 
 
@@ -186,3 +191,27 @@ def _check(model: LanguageModel, uri: str) -> None:
     for name, weight in model.network.named_parameters():
         if not weight.is_meta and not torch.isfinite(weight).all():
             raise BadCheckpoint(f"{uri}: the weights {name} hold NaN or infinity; the pre-training has diverged.")
+
+
+def _try(model: LanguageModel, uri: str) -> None:
+    """Answer two short prompts. A network that does not run as others do, or that takes padding for text, would fail in
+    the middle of a job or, worse, give scores that depend on who shares a pass."""
+    ids = [i % len(model.tokenizer) for i in range(20)]
+    short, long = (Prompt(ids=its, slots=[TOKEN] * len(its), head_length=2) for its in (ids[:4], ids[4:]))
+    try:
+        prefill = Prefill(model)
+        passes = ([short], [long], [short, long])
+        alone_V, other_V, padded_V = (prefill.read(prompts).logits_BV[0].clamp(min=-1e6) for prompts in passes)
+        answer(prefill, [short, long], max_new_tokens=2, candidates=[[ids[:2], ids[1:3]]] * 2)
+    except Exception as error:  # whatever its code may raise
+        if should_reduce_batch_size(error):
+            raise
+        raise BadCheckpoint(
+            f"{uri}: its network, {type(model.network).__name__}, cannot be evaluated here ({type(error).__name__}: "
+            f"{_in_short(str(error))}); docs/architectures.md says what one must do."
+        ) from error
+    if not are_near(padded_V, alone_V, (other_V - alone_V).abs().max()):
+        raise BadCheckpoint(
+            f"{uri}: its network, {type(model.network).__name__}, takes padding for text, so that scores would depend "
+            "on which prompts share a pass; docs/architectures.md says what one must do."
+        )

@@ -145,7 +145,7 @@ class LanguageModel:
         if "position_ids" not in self.forward_names:
             return 0
         config = self.network.config.get_text_config()
-        limits = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
+        limits = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size", "window_size"))
         return min(filter(None, limits), default=math.inf)
 
     @functools.cached_property

@@ -124,9 +124,8 @@ class Prefill:
             num_more: most positions that will follow the prompts.
             head_length: that heads of tokens alone are padded to, if that is more than the longest has.
         """
-        has_heads = any(prompt.head_length for prompt in prompts)
-        if not (has_heads and self._can_share(prompts, num_more)):
-            self.shares_all &= not has_heads
+        if not (all(prompt.head_length for prompt in prompts) and self._can_share(prompts, num_more)):
+            self.shares_all &= not any(prompt.head_length for prompt in prompts)
             embeds_BTD, mask_BT = self.embed_prompts(prompts, vectors_SPD)
             return Batch(embeds_BTD, mask_BT, None, sum(map(len, prompts)))
         tails = [prompt.tail for prompt in prompts]

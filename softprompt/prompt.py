@@ -69,15 +69,16 @@ class Placement:
     """Where the vectors of a condition go.
 
     `prefix`, the paper's form: BOS, vectors, question, cue. `cue`, ours: BOS, question, and vectors instead of the cue,
-    started from the cue's own tokens, so that at step 0 the prompt is the plain one. `both`: vectors in front and
-    vectors instead of the cue.
+    started from the cue's own tokens, so that at step 0 the prompt is the plain one (its text, where a tokenizer joins
+    the question's last character and the cue's first to one token). `both`: vectors in front and vectors instead of the
+    cue.
     """
 
     def __init__(self, name: str, wording: Wording, protocol: Protocol) -> None:
         model, self.wording = wording.model, wording
         self.num_front = protocol.num_vectors if name in ("prefix", "both") else 0
         self.front_text = protocol.prefix_text
-        self.cue_ids = model.encode(protocol.cue_text or wording.cue) if name in ("cue", "both") else []
+        self.cue_ids = wording.cue_ids(protocol.cue_text) if name in ("cue", "both") else []
         if name in ("cue", "both") and not self.cue_ids:
             raise BadBenchmark(
                 f"Benchmark {wording.benchmark.name!r} has no cue that vectors could replace; set cue_text, or use the "
@@ -161,17 +162,15 @@ def plain_prompts(wording: Wording, examples: Sequence[Example], shots: Sequence
     if shots:
         return with_common_head(prompts)
     heads = [plain_prompt(wording.model, one.question).ids for one in asked]
-    return [
-        replace(prompt, head_length=len(head)) if num_common(prompt.ids, head) == len(head) else prompt
-        for prompt, head in zip(prompts, heads, strict=True)
-    ]
+    pairs = zip(prompts, heads, strict=True)
+    return [replace(prompt, head_length=num_common(prompt.ids, head)) for prompt, head in pairs]
 
 
 def with_common_head(prompts: Sequence[Prompt]) -> list[Prompt]:
     """The prompts with what all of them begin with as their heads; of a truncated one no more than the question."""
     firsts = [prompt.part(0, prompt.cue_start or len(prompt)) for prompt in prompts]
     positions = [list(zip(first.ids, first.slots, strict=True)) for first in firsts]
-    head_length = min(num_common(positions[0], other) for other in positions)
+    head_length = min(num_common(other, positions[0]) for other in positions)
     return [replace(prompt, head_length=head_length) for prompt in prompts]
 
 

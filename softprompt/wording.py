@@ -52,6 +52,10 @@ class Wording:
         ends = (token for token in self.model.encode(behind) if token in self.model.eos_ids)
         return next(ends, self.model.terminator_id)
 
+    def cue_ids(self, text: str = "") -> list[int]:
+        """Tokens of the cue, or of a `text` in its place, as they follow a question."""
+        return self.model.continuation("?", text or self.cue)  # alone, some tokenizers put a space in front of it
+
     def ask(self, example: Example, shots: Iterable[Example] = ()) -> Asked:
         """Put `example` to the model, with solved examples before it if `shots` are given."""
         question = self.benchmark.question(example, shots)

@@ -4,6 +4,7 @@ What the families differ in: where positions come from (rotary, learned, ALiBi, 
 embeddings, experts, narrow embeddings, a state instead of keys and values.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -23,19 +24,21 @@ from plain_loops import (
     plain_score,
     training_rows,
 )
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from softprompt import output_layer
 from softprompt.benchmarks import Benchmark, Rows
+from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.decode import answer
 from softprompt.errors import BadCheckpoint
 from softprompt.fewer_kernels import FewerKernels
 from softprompt.likelihoods import takes_masks
+from softprompt.loading import load_model
 from softprompt.models import LanguageModel
 from softprompt.packing import packs
 from softprompt.prefill import POSITIONS_OF_A_PASS, Prefill
 from softprompt.prompt import Placement, plain_prompts
-from softprompt.protocol import Protocol
+from softprompt.protocol import Protocol, Resources
 from softprompt.wording import Wording
 
 NARROW: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -60,6 +63,11 @@ CONFIGS: dict[str, Callable[..., PreTrainedConfig]] = {
     "cohere": lambda **c: transformers.CohereConfig(**SHAPE, **c),
     "gpt2": lambda **c: transformers.GPT2Config(**GPT, **c),
     "gptj": lambda **c: transformers.GPTJConfig(**GPT, rotary_dim=4, **c),
+    "gpt_neo": lambda **c: transformers.GPTNeoConfig(
+        **{"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]]},
+        **{"window_size": 8},
+        **c,
+    ),
     "gpt_neox": lambda **c: transformers.GPTNeoXConfig(**NARROW, intermediate_size=48, **c),
     "opt": lambda **c: transformers.OPTConfig(**NARROW, ffn_dim=48, word_embed_proj_dim=16, **c),  # as OPT-350M
     "falcon": lambda **c: transformers.FalconConfig(**NARROW, **c),
@@ -235,3 +243,35 @@ def test_truncated_gradients_equal_those_of_a_plain_loop_that_detaches_the_quest
     full_SPD, full_S = gradients(model, where, whole, quick_protocol)
     torch.testing.assert_close(losses_S, full_S, rtol=1e-4, atol=1e-4)
     assert (found_SPD - full_SPD).abs().max() > 0.1 * full_SPD.abs().max()
+
+
+# Networks that cannot be evaluated
+
+
+def saved(config: PreTrainedConfig, tiny_checkpoint: Path, folder: Path) -> Checkpoint:
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(folder)
+    return open_checkpoint(folder)
+
+
+def test_a_network_that_keeps_no_cache_is_refused_as_it_is_loaded(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = transformers.OpenAIGPTConfig(**GPT, vocab_size=320, eos_token_id=0)
+    checkpoint = saved(config, tiny_checkpoint, tmp_path / "A" / "step-1")
+    with pytest.raises(BadCheckpoint, match=r"OpenAIGPTLMHeadModel, cannot be evaluated here \(KeyError: .*\); docs/"):
+        load_model(checkpoint, Resources(device="cpu"))
+
+
+def test_a_network_that_takes_padding_for_text_is_refused_as_it_is_loaded(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = saved(transformers.GPT2Config(**GPT, vocab_size=320), tiny_checkpoint, tmp_path / "A" / "step-1")
+    forward = transformers.GPT2LMHeadModel.forward
+
+    @functools.wraps(forward)
+    def by_columns(self: Any, **inputs: Any) -> Any:
+        return forward(self, **{**inputs, "position_ids": None})
+
+    load_model(checkpoint, Resources(device="cpu"))
+    monkeypatch.setattr(transformers.GPT2LMHeadModel, "forward", by_columns)
+    with pytest.raises(BadCheckpoint, match=r"GPT2LMHeadModel, takes padding for text, so that scores would depend"):
+        load_model(checkpoint, Resources(device="cpu", micro_batch=1))  # not the one that is kept

@@ -163,6 +163,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_score(
 def test_a_row_that_never_fits_is_an_error_that_says_what_to_do(
     run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run()  # so that the model has been loaded
     rows_of_passes(monkeypatch, most=0)
     with pytest.raises(OutOfMemory, match=r"One row does not fit .*CUDA out of memory.* devices_per_process"):
         run()
