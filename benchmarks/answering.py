@@ -28,15 +28,8 @@ def answer_softprompt(work: Workload, num_shots: int = 0) -> Measured:
     watch.start_lap()
     generations, _ = run(Prefill(model), prompts)
     watch.lap()
-    return Measured(
-        seconds=watch.laps,
-        cpu_seconds=watch.cpu_laps,
-        peak_bytes=watch.peak_bytes,
-        flops=answering_flops(model, prompts, [g.text for g in generations], most),
-        matrix_rate=matrix_rate(model),
-        num_items=len(prompts),
-        outputs=[generation.text for generation in generations],
-    )
+    texts = [generation.text for generation in generations]
+    return measured(watch, model, answering_flops(model, prompts, texts, most), texts)
 
 
 def answer_lm_eval(work: Workload, num_shots: int = 0) -> Measured:
@@ -55,15 +48,7 @@ def answer_lm_eval(work: Workload, num_shots: int = 0) -> Measured:
     watch.start_lap()
     found = harness.generate_until(requests, disable_tqdm=True)
     watch.lap()
-    return Measured(
-        seconds=watch.laps,
-        cpu_seconds=watch.cpu_laps,
-        peak_bytes=watch.peak_bytes,
-        flops=answering_flops(model, prompts, found, most),
-        matrix_rate=matrix_rate(model),
-        num_items=len(prompts),
-        outputs=list(found),
-    )
+    return measured(watch, model, answering_flops(model, prompts, found, most), list(found))
 
 
 def score_softprompt(work: Workload) -> Measured:
@@ -78,15 +63,7 @@ def score_softprompt(work: Workload) -> Measured:
     watch.start_lap()
     _, scores = run(Prefill(model), prompts, candidates=candidates)
     watch.lap()
-    return Measured(
-        seconds=watch.laps,
-        cpu_seconds=watch.cpu_laps,
-        peak_bytes=watch.peak_bytes,
-        flops=scoring_flops(model, prompts, candidates),
-        matrix_rate=matrix_rate(model),
-        num_items=len(prompts),
-        outputs=scores,
-    )
+    return measured(watch, model, scoring_flops(model, prompts, candidates), scores)
 
 
 def score_lm_eval(work: Workload) -> Measured:
@@ -102,16 +79,21 @@ def score_lm_eval(work: Workload) -> Measured:
     watch.start_lap()
     found = iter(harness.loglikelihood(requests, disable_tqdm=True))
     watch.lap()
+    prompts = plain_prompts(Wording(model, benchmark), examples)
+    flops = scoring_flops(model, prompts, option_ids(model, benchmark, examples))
+    return measured(watch, model, flops, [[next(found)[0] for _ in e.options] for e in examples])
+
+
+def measured(watch: Stopwatch, model: LanguageModel, flops: float, outputs: list[Any]) -> Measured:
+    """Of one lap over all items, an output each."""
     return Measured(
         seconds=watch.laps,
         cpu_seconds=watch.cpu_laps,
         peak_bytes=watch.peak_bytes,
-        flops=scoring_flops(
-            model, plain_prompts(Wording(model, benchmark), examples), option_ids(model, benchmark, examples)
-        ),
+        flops=flops,
         matrix_rate=matrix_rate(model),
-        num_items=len(examples),
-        outputs=[[next(found)[0] for _ in e.options] for e in examples],
+        num_items=len(outputs),
+        outputs=outputs,
     )
 
 

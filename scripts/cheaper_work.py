@@ -15,10 +15,11 @@ import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from real_model import QUICK
-from worlds import HEAD, condition_cells, evaluate_world, make_world, markdown, truth_cells, truths
+from worlds import HEAD, condition_cells, evaluate_world, kept, make_world, markdown, truth_cells, truths
 
 import softprompt
 from softprompt import Protocol, Resources, Result
@@ -62,9 +63,8 @@ def quality(folder: Path, model: str, mirror: str | None, most: int | None) -> s
         for name, changes in SETTINGS.items():
             protocol = replace(REAL, **changes)
             place = folder / "results" / protocol.fingerprint / benchmark
-            if not (place / "result.json").exists():
-                softprompt.evaluate(model, benchmark, protocol, mirror=mirror, resources=QUICK).save(place)
-            found[name] = Result.load(place)
+            evaluate = partial(softprompt.evaluate, model, benchmark, protocol, mirror=mirror, resources=QUICK)
+            found[name] = kept(place, evaluate)
             rows.append([benchmark, name, *_cells(found[name], found["prefix"])])
         print(markdown(QUALITY_HEAD, rows[-3:]), flush=True)
     return markdown(QUALITY_HEAD, rows)

@@ -15,7 +15,10 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+
+from worlds import kept, markdown
 
 import softprompt
 from softprompt import Protocol, Resources, Result
@@ -59,22 +62,22 @@ def make_checkpoint(folder: Path) -> Path:
     return checkpoint
 
 
-def markdown(result: Result) -> str:
+def section(result: Result) -> str:
     """A row per condition, with 95 % intervals."""
-    lines = ["| condition | " + " | ".join(SHOWN) + " |", "| --- " * (len(SHOWN) + 1) + "|"]
+    rows = []
     for condition, metrics in result.metrics.items():
         cells = [
             f"{metrics[n].value:.3f} ({metrics[n].low:.3f} to {metrics[n].high:.3f})" if n in metrics else "undefined"
             for n in SHOWN
         ]
-        lines.append(f"| {condition} | " + " | ".join(cells) + " |")
+        rows.append([condition, *cells])
     curves = [
-        f"- `{placement}`: format-following "
+        f"- `{condition}`: format-following "
         + ", ".join(f"{p.metrics['format_following'].value:.2f} at step {p.step}" for p in points)
-        for placement, points in result.curves.items()
+        for condition, points in result.curves.items()
     ]
     title = f"## {result.benchmark}, {result.protocol.num_steps} steps, {result.protocol.num_test} test items"
-    return "\n".join([title, "", *lines, "", *curves, ""])
+    return "\n".join([title, "", markdown(["condition", *SHOWN], rows), "", *curves, ""])
 
 
 def main() -> None:
@@ -90,11 +93,10 @@ def main() -> None:
     pages = []
     for name, protocol in RUNS:
         folder = arguments.folder / "results" / protocol.fingerprint / name
-        if not (folder / "result.json").exists():
-            softprompt.evaluate(str(checkpoint), name, protocol, resources=QUICK, mirror=arguments.mirror).save(folder)
-        result = Result.load(folder)
+        how = {"resources": QUICK, "mirror": arguments.mirror}
+        result = kept(folder, partial(softprompt.evaluate, checkpoint, name, protocol, **how))
         screen.print(*conditions_tables(result), curve_table(result))
-        pages.append(markdown(result))
+        pages.append(section(result))
     if arguments.out:
         head = (
             f"# A real model: SmolLM2-135M-Instruct\n\n{datetime.date.today()}, `python scripts/real_model.py`, one "

@@ -12,11 +12,12 @@ import argparse
 import datetime
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from real_model import QUICK
-from worlds import LAST_STEP, VARIANTS, evaluate_world, make_world, markdown, pooled, tau, truths
+from worlds import LAST_STEP, VARIANTS, evaluate_world, kept, make_world, markdown, pooled, tau, truths
 
 import softprompt
 from softprompt import Protocol, Result, benchmarks
@@ -146,11 +147,9 @@ def on_real_model(
         protocol = setting.protocol(plain)
         for name in names:
             place = folder / "results" / protocol.fingerprint / name
-            if not (place / "result.json").exists():
-                rows = benchmarks.load(benchmarks.get(name), mirror)
-                rows = Rows(rows.train, rows.test[FIRST_ITEM:])
-                softprompt.evaluate(model, name, protocol, rows=rows, resources=QUICK).save(place)
-            result = Result.load(place)
+            rows = benchmarks.load(benchmarks.get(name), mirror)
+            rows = Rows(rows.train, rows.test[FIRST_ITEM:])
+            result = kept(place, partial(softprompt.evaluate, model, name, protocol, rows=rows, resources=QUICK))
             for placement in protocol.placements:
                 metrics = result.metrics[placement]
                 cells = (f"{metrics[metric].value:.3f}" if metric in metrics else "" for metric in METRICS)

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import softprompt
 from softprompt import Protocol, Result
 from softprompt.metrics import Estimate, summarise
+from softprompt.result import is_saved
 from softprompt.statistics import kendall_tau
 from softprompt.world.corpus import RECIPES
 from softprompt.world.pretrain import Schedule
@@ -44,11 +46,16 @@ def evaluate_world(root: Path, protocol: Protocol, step: int = LAST_STEP) -> lis
         for benchmark in BENCHMARKS:
             at = "" if step == LAST_STEP else f"step-{step}"
             folder = root / "results" / protocol.fingerprint / variant / benchmark / at
-            if not (folder / "result.json").exists():
-                checkpoint = str(root / "bucket" / variant / f"step-{step}")
-                softprompt.evaluate(checkpoint, benchmark, protocol, mirror=str(root / "mirror")).save(folder)
-            results.append(Result.load(folder))
+            checkpoint, mirror = root / "bucket" / variant / f"step-{step}", root / "mirror"
+            results.append(kept(folder, partial(softprompt.evaluate, checkpoint, benchmark, protocol, mirror=mirror)))
     return results
+
+
+def kept(folder: Path, evaluate: Callable[[], Result]) -> Result:
+    """The result that lies in a folder; if there is none, it is made and saved there."""
+    if not is_saved(folder):
+        evaluate().save(folder)
+    return Result.load(folder)
 
 
 def pooled(results: Iterable[Result], variant: str, condition: str, seed: int | None = None) -> dict[str, Estimate]:
