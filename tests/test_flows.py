@@ -1,6 +1,7 @@
 """The flows on a real Prefect API and a real MLflow store: what is done once is never done again, nothing is lost."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,11 +26,16 @@ from typer.testing import CliRunner
 
 from flows.backfill_checkpoints import backfill_checkpoints
 from flows.cli import app
+from flows.demo import STUDY, conclude, look
 from flows.evaluate_checkpoint import evaluate_checkpoint
 from flows.rank_variants import rank_variants
 from flows.watch_checkpoints import watch_checkpoints
 from softprompt.errors import BadCheckpoint, TrackingUnavailable
 from softprompt.study import Study
+from softprompt.world.corpus import RECIPES
+from softprompt.world.facts import World
+from softprompt.world.pretrain import Schedule, pretrain
+from softprompt.world.rows import write_rows
 from tasks.evaluation import room_for_a_job
 from tasks.ledger import Ledger
 from tasks.publishing import publish_ranking
@@ -392,3 +398,30 @@ def test_a_job_goes_on_when_prefects_server_forgets_that_it_holds_the_limit(
             assert time.monotonic() < deadline
             time.sleep(0.1)
         time.sleep(0.5)  # whoever is cancelled is so by now
+
+
+QUICK = "num_train = 8\nnum_shots = 2\nnum_steps = 2\ncurve_steps = []\nseeds = [0]\nbatch_size = 4"
+
+
+def test_a_demo_ends_with_every_ranking_beside_the_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world, recipes = World(5, num_asked=6, num_train=8, num_test=10), RECIPES[:2]
+    write_rows(world, tmp_path / "mirror")
+    pretrain(world, recipes, Schedule(num_steps=20, save_every=20), tmp_path / "bucket")
+    study = tmp_path / "study.toml"
+    text = STUDY.read_text().replace("num_train = 100", QUICK)
+    study.write_text(re.sub(r"^benchmarks = .*", 'benchmarks = ["world_pet"]', text, flags=re.M))
+    look(study)
+    conclude(study)
+
+    declared, variants = Study.read(study), {recipe.name for recipe in recipes}
+    found = json.loads((tmp_path / "ranking.json").read_text())
+    assert found["variants"].keys() == variants
+    assert found["tau"].keys() == set(declared.protocol.conditions)
+    assert [point["step"] for point in found["variants"]["A"]] == [20]
+    assert all(0 <= point["truth"] <= 1 for points in found["variants"].values() for point in points)
+    assert "known share" in (tmp_path / "report.html").read_text()
+    store = Tracker(declared).store
+    for variant in variants:
+        assert [m.step for m in store.client.get_metric_history(store.run_id(variant), "truth/mean")] == [20]
+    shown = capsys.readouterr().out
+    assert "Accuracy (format-following) at the last step; Kendall's tau" in " ".join(shown.split())
