@@ -69,9 +69,8 @@ class Placement:
     """Where the vectors of a condition go.
 
     `prefix`, the paper's form: BOS, vectors, question, cue. `cue`, ours: BOS, question, and vectors instead of the cue,
-    started from the cue's own tokens, so that at step 0 the prompt is the plain one (its text, where a tokenizer joins
-    the question's last character and the cue's first to one token). `both`: vectors in front and vectors instead of the
-    cue.
+    started from the cue's own tokens, so that at step 0 the prompt is the plain one. `both`: vectors in front and
+    vectors instead of the cue.
     """
 
     def __init__(self, name: str, wording: Wording, protocol: Protocol) -> None:

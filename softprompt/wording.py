@@ -4,6 +4,8 @@ In a chat the instruction, the solved examples and the question are the user's t
 so that vectors can replace it there as they do in plain text; the answer follows it.
 """
 
+import functools
+import string
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -11,10 +13,14 @@ from softprompt.benchmarks import Benchmark, Example
 from softprompt.errors import BadCheckpoint
 from softprompt.models import LanguageModel
 
+ENDS = (*string.punctuation, "a", "0")
+"""Of questions."""
+
 
 @dataclass(frozen=True)
 class Asked:
-    """The text in front of an answer, without the BOS that the tokenizer puts in front of every text."""
+    """The text in front of an answer, without the BOS that the tokenizer puts in front of every text: what stays, and
+    the cue, which vectors may replace."""
 
     question: str
     cue: str
@@ -36,10 +42,18 @@ class Wording:
     benchmark: Benchmark
     chat: bool = False
 
-    @property
+    @functools.cached_property
     def cue(self) -> str:
-        """What stands between a question and its answer."""
-        return self.benchmark.cue.lstrip() if self.chat else self.benchmark.cue
+        """What stands between a question and its answer; without the `tie`."""
+        return self._cue.removeprefix(self.tie)
+
+    @functools.cached_property
+    def tie(self) -> str:
+        """White space in front of the cue that the tokenizer may join to a question's last character, as Llama 3 and
+        Qwen do with a line break. It stays with the question: so every question's tokens are those of the plain prompt,
+        and vectors in place of the rest start as that."""
+        space = self._cue[: len(self._cue) - len(self._cue.lstrip())]
+        return space if space != self._cue and any(map(self._joins, ENDS)) else ""
 
     @property
     def terminator_id(self) -> int:
@@ -53,19 +67,29 @@ class Wording:
         return next(ends, self.model.terminator_id)
 
     def cue_ids(self, text: str = "") -> list[int]:
-        """Tokens of the cue, or of a `text` in its place, as they follow a question."""
-        return self.model.continuation("?", text or self.cue)  # alone, some tokenizers put a space in front of it
+        """Tokens of the cue, or of a `text` in its place, as they follow a question: alone, some tokenizers put a space
+        in front of it."""
+        return self.model.continuation(f"?{self.tie}", (text or self._cue).removeprefix(self.tie))
 
     def ask(self, example: Example, shots: Iterable[Example] = ()) -> Asked:
         """Put `example` to the model, with solved examples before it if `shots` are given."""
         question = self.benchmark.question(example, shots)
         if self.chat:
             question = self._rendered([{"role": "user", "content": question}])
-        return Asked(question, self.cue)
+        return Asked(question + self.tie, self.cue)
 
     def answer_ids(self, example: Example, text: str) -> list[int]:
         """Tokens of `text` as the answer to `example`."""
         return self.model.continuation(self.ask(example).prompt, f" {text}")
+
+    @property
+    def _cue(self) -> str:
+        return self.benchmark.cue.lstrip() if self.chat else self.benchmark.cue
+
+    def _joins(self, end: str) -> bool:
+        """Whether the end of a question and what follows it share a token."""
+        alone = self.model.encode(end)
+        return self.model.encode(end + self._cue)[: len(alone)] != alone
 
     def _rendered(self, turns: list[dict[str, str]], *, answered: bool = False) -> str:
         """The template's text. Of two BOS, its own and the one that the tokenizer adds, the tokenizer's is left."""

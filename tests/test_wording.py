@@ -18,7 +18,7 @@ from softprompt.protocol import Protocol
 from softprompt.wording import Wording
 
 NUM_TOKENS = 300
-TEXTS = ["Which city is the capital of Peru?", "How many? 5%\nAnswer: Oslo", "Name it.\nAnswer: 50%\n"]
+TEXTS = ["Which city is the capital of Peru?", "How many? 5%\nAnswer: Oslo", "Name it. 50%.\nAnswer: 50%.\n"]
 
 
 def joining() -> Tokenizer:
@@ -62,7 +62,9 @@ def words(model: LanguageModel, toy_benchmark: Benchmark) -> Callable[[Callable[
 def test_questions_that_join_the_cue_are_answered_beside_others(
     words: Callable[[Callable[[], Tokenizer]], Wording],
 ) -> None:
+    """Here by a full stop, which no vector leaves to the question."""
     wording = words(joining)
+    wording = replace(wording, benchmark=replace(wording.benchmark, cue=".\nAnswer:"))
     ends = ("5%", "the capital of Peru and of all the others", "50%", "Peru")
     examples = [Example(question=f"Which city is {end}", answer="Oslo", golds=("Oslo",), id=end) for end in ends]
     prompts = plain_prompts(wording, examples)
@@ -81,14 +83,22 @@ def test_questions_that_join_the_cue_are_answered_beside_others(
             assert found == pytest.approx([plain_score(model, prompt, no_vectors_SPD, ids) for ids in its], abs=1e-4)
 
 
-def test_a_cue_begins_as_the_plain_prompt_whatever_a_tokenizer_puts_in_front_of_a_text(
-    words: Callable[[Callable[[], Tokenizer]], Wording], quick_protocol: Protocol, rows: Rows
+@pytest.mark.parametrize(("make", "tie"), [(joining, "\n"), (prepending, "")])
+def test_a_cue_starts_as_the_plain_prompt_whatever_a_tokenizer_joins_or_puts_in_front_of_a_text(
+    words: Callable[[Callable[[], Tokenizer]], Wording],
+    quick_protocol: Protocol,
+    rows: Rows,
+    make: Callable[[], Tokenizer],
+    tie: str,
 ) -> None:
-    wording = words(prepending)
-    assert len(wording.cue_ids()) < len(wording.model.encode(wording.cue))
-    cue, plain = Placement("cue", wording, quick_protocol), plain_prompts(wording, rows.test)
-    for prompt, same in zip(cue.prompts(rows.test), plain, strict=True):
+    wording = words(make)
+    assert (wording.tie, wording.tie + wording.cue) == (tie, "\nAnswer:")
+    assert len(wording.cue_ids()) < len(wording.model.encode("\nAnswer:"))
+    examples = [replace(example, question=example.question + end) for example in rows.test for end in ("", "%", " 5")]
+    cue, plain = Placement("cue", wording, quick_protocol), plain_prompts(wording, examples)
+    for prompt, same in zip(cue.prompts(examples), plain, strict=True):
         assert [*prompt.head.ids, *cue.cue_ids] == same.ids
+        assert prompt.head == same.head  # read once for both
 
 
 def test_every_prompt_has_something_behind_what_all_begin_with(
