@@ -98,7 +98,8 @@ def measured(watch: Stopwatch, model: LanguageModel, flops: float, outputs: list
 
 
 def option_ids(model: LanguageModel, benchmark: Benchmark, examples: Sequence[Example]) -> list[list[list[int]]]:
-    return [[Wording(model, benchmark).answer_ids(e, option) for option in e.options] for e in examples]
+    wording = Wording(model, benchmark)
+    return [[wording.answer_ids(e, option) for option in e.options] for e in examples]
 
 
 def asked(work: Workload, num_shots: int) -> tuple[list[Prompt], tuple[str, ...], int]:

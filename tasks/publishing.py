@@ -17,7 +17,7 @@ from softprompt.scores import SCORE_IN_WORDS
 from softprompt.study import Study, plain
 from tasks.rankings import PastRankings, rank_at
 from tasks.retries import RETRIED
-from tasks.tracking import Tracker
+from tasks.tracking import ORDER_TAG, RANKED_TAG, Tracker
 
 CHANGED = "ranking.changed"
 """The event that another order of the variants can be told; see `Ranking.order`."""
@@ -29,31 +29,22 @@ def publish_ranking(study: Study) -> Ranking:
     """The ranking at the best matched step, published at home, in MLflow, as a Prefect artifact, and as an event if
     another order of the variants can be told."""
     ranking, diagnosis, basis = publish(study)
-    name, tracker = plain(study.name), Tracker(study)
-    key = "ranking-" + re.sub("[^a-z0-9]+", "-", name.lower())  # Prefect allows no other characters
-    markdown = as_markdown(ranking, diagnosis)
-    if tracker.charts:
-        markdown += f"\n[The variants side by side in MLflow]({tracker.charts})\n"
-        get_run_logger().info("The variants side by side in MLflow: %s", tracker.charts)
+    tracker, logger = Tracker(study), get_run_logger()
+    key = "ranking-" + re.sub("[^a-z0-9]+", "-", plain(study.name).lower())  # Prefect allows no other characters
+    markdown, charts = as_markdown(ranking, diagnosis), tracker.charts
+    if charts:
+        markdown += f"\n[The variants side by side in MLflow]({charts})\n"
+        logger.info("The variants side by side in MLflow: %s", charts)
     create_markdown_artifact(key=key, markdown=markdown, description=f"Ranking of {study.name}")
     sentences = [*ranking.sentences(), *diagnosis.sentences()]
     for sentence in sentences:
-        get_run_logger().info("%s", sentence)
-    if ranking.order != (before := tracker.known_order):
-        emit_event(
-            CHANGED,
-            {"prefect.resource.id": RESOURCE + name, "prefect.resource.name": study.name},
-            payload={
-                "study": study.name,
-                "step": ranking.step,
-                "order": ranking.order,
-                "before": before,
-                "sentences": sentences,
-                "charts": tracker.charts,
-            },
-        )
-        tracker.known_order = ranking.order
-    tracker.ranked_on = basis
+        logger.info("%s", sentence)
+    if ranking.order != (before := tracker.ranking_tag(ORDER_TAG)):
+        resource = {"prefect.resource.id": RESOURCE + plain(study.name), "prefect.resource.name": study.name}
+        now = {"study": study.name, "step": ranking.step, "order": ranking.order}
+        emit_event(CHANGED, resource, payload={**now, "before": before, "sentences": sentences, "charts": charts})
+        tracker.tag_ranking(ORDER_TAG, ranking.order)
+    tracker.tag_ranking(RANKED_TAG, basis)
     return ranking
 
 
@@ -66,7 +57,7 @@ def is_ranking_due(study: Study, basis: str | None = None) -> bool:
         basis = tracker.ledger.basis(tracker.ledger.finished().values())
     if not basis:
         get_run_logger().info("There are no results to rank yet.")
-    return bool(basis) and tracker.ranked_on != basis
+    return bool(basis) and tracker.ranking_tag(RANKED_TAG) != basis
 
 
 def publish(study: Study) -> tuple[Ranking, Diagnosis, str]:

@@ -13,7 +13,7 @@ from softprompt.protocol import Resources
 from tasks.interruption import sleep
 
 LOCKS_VARIABLE = "SOFTPROMPT_LOCKS"
-"""Names a folder of the host's for its locks, where its processes have temporary folders or host names of their own."""
+"""Names a folder of the host's for its locks, where its processes have temporary folders of their own."""
 SECONDS_BETWEEN_TRIES = 1.0
 
 

@@ -26,7 +26,7 @@ from tasks.store import Point, Store
 FAILED_TAG = "failed/"
 """Of a variant's run, with a benchmark's name: what failed there last. For readers; the ledger is what counts."""
 RANKED_TAG = "ranked"
-"""Of the run of the rankings: on which basis, see `Ledger.basis`."""
+"""Of the run of the rankings: on which basis the published one rests, see `Ledger.basis`. Written last."""
 ORDER_TAG = "order"
 """Of the same run: the variants' order that was last made known, see `Ranking.order`."""
 
@@ -113,23 +113,14 @@ class Tracker:
             for file in files:
                 self.store.client.log_artifact(self.store.ranking_run_id, str(file))
 
-    @property
-    def ranked_on(self) -> str:
-        """The basis of the ranking that is published. It is noted last."""
-        return self._ranking_tag(RANKED_TAG)
+    def ranking_tag(self, name: str) -> str:
+        """What the run of the rankings says under `RANKED_TAG` or `ORDER_TAG`; empty if nothing yet."""
+        with self.store.answers():
+            return self.store.client.get_run(self.store.ranking_run_id).data.tags.get(name, "")
 
-    @ranked_on.setter
-    def ranked_on(self, basis: str) -> None:
-        self._tag_ranking(RANKED_TAG, basis)
-
-    @property
-    def known_order(self) -> str:
-        """The order of the variants that was last made known; empty if none was."""
-        return self._ranking_tag(ORDER_TAG)
-
-    @known_order.setter
-    def known_order(self, order: str) -> None:
-        self._tag_ranking(ORDER_TAG, order)
+    def tag_ranking(self, name: str, value: str) -> None:
+        with self.store.answers():
+            self.store.client.set_tag(self.store.ranking_run_id, name, value)
 
     def fetch(self, run_id: str, path: str, target: Path) -> None:
         """Copy an artifact from MLflow to `target`."""
@@ -145,14 +136,6 @@ class Tracker:
                     if (variant, step) in times:
                         run_id = self.store.run_id(variant)
                         self.store.log_points(run_id, [Point("truth/mean", share, times[variant, step], step)])
-
-    def _ranking_tag(self, name: str) -> str:
-        with self.store.answers():
-            return self.store.client.get_run(self.store.ranking_run_id).data.tags.get(name, "")
-
-    def _tag_ranking(self, name: str, value: str) -> None:
-        with self.store.answers():
-            self.store.client.set_tag(self.store.ranking_run_id, name, value)
 
     def _local(self, job: Finished) -> Path:
         """The folder of a result on this machine, fetched from MLflow if it is not whole there."""
