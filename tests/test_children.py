@@ -192,6 +192,30 @@ def test_a_slot_has_devices_of_its_own_until_it_is_left(tmp_path: Path, monkeypa
     assert found == [second]
 
 
+def test_a_device_is_taken_however_others_group_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    one, pair = Resources(devices=("1",)), Resources(devices=("0", "1"), processes_per_job=2)
+    waiting = threading.Event()
+    found: list[tuple[str, ...]] = []
+
+    def of_another_study() -> None:
+        with slot(str(tmp_path / "other"), pair, on_wait=waiting.set) as devices:
+            found.append(devices)
+
+    with slot(str(tmp_path), one):
+        late = threading.Thread(target=of_another_study)
+        late.start()
+        assert waiting.wait(10)
+        assert not found
+    late.join(10)
+    assert found == [("0", "1")]
+
+
+def test_a_job_with_a_time_limit_runs_in_a_process_that_can_be_killed() -> None:
+    assert Resources(timeout_s=5).in_child
+    assert not Resources().in_child
+
+
 @pytest.mark.parametrize("devices", [("0",), ()])
 def test_locks_are_the_hosts_where_processes_have_folders_and_names_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: tuple[str, ...]

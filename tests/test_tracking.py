@@ -12,7 +12,7 @@ from studies import recorded_result
 from softprompt.errors import BadStudy, SoftPromptError
 from softprompt.result import Job
 from softprompt.study import Study
-from tasks.rankings import rank_at
+from tasks.rankings import PastRankings, rank_at
 from tasks.store import Store
 from tasks.tracking import Tracker
 
@@ -163,6 +163,10 @@ def test_a_ranking_opens_the_results_of_its_step_and_remembers_what_others_said(
     again = log_rankings(study)
     assert again.new == []
     assert again.rankings[0] == first.rankings[0]
+    kept = Path(study.home, "rankings.json")
+    kept.write_text(kept.read_text().replace("p_above_chance", "p_above"))  # as another version would write it
+    known = PastRankings(Tracker(study), [each for each in jobs if each.step == 200])
+    assert [ranking.step for ranking in known.new] == [200]
     with pytest.raises(BadStudy, match=r"no results at step 150; there are at 100, 200"):
         rank_at(Tracker(study), jobs, step=150)
     with pytest.raises(BadStudy, match=r"There is no condition 'nonsense' in these results; there are cue"):
