@@ -109,6 +109,15 @@ def capital_rows(wording: str) -> list[Row]:
     ]
 
 
+@pytest.fixture(scope="module")
+def prefect_api() -> Iterator[None]:
+    """A Prefect server for a module's flows."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> "Study":
     """A whole small one with an MLflow store of its own, whose claims end soon."""

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 from conftest import WORDINGS, capital_rows
 from safetensors.numpy import load_file
+from waiting import wait_for
 
 from softprompt.checkpoints import open_checkpoint
 from softprompt.errors import BadBenchmark, BadStudy, JobCancelled, JobFailed
@@ -88,15 +88,6 @@ def is_running(folder: Path) -> bool:
     return subprocess.run(["pgrep", "-f", f"softprompt.worker .* {folder}"], capture_output=True).returncode == 0
 
 
-def eventually(holds: Callable[[], bool], timeout_s: float = 60) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
-
-
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(job: Request, tmp_path: Path) -> None:
     """Batches of three samples and test splits of twelve items: shares of unequal and of equal size."""
@@ -125,13 +116,13 @@ def test_the_children_die_with_a_parent_that_is_killed(job: Request, tmp_path: P
         next(line for line in parent.stdout if "tuning" in line)
         assert is_running(folder)
         parent.kill()
-    assert eventually(lambda: not is_running(folder))
+    wait_for(lambda: not is_running(folder), "the children's end")
 
 
 def test_a_job_that_takes_too_long_is_killed(job: Request, tmp_path: Path) -> None:
     with pytest.raises(JobFailed, match=r"killed after 0\.2 s, the study's timeout_s; raise that"):
         run_worker(on(job, timeout_s=0.2), tmp_path / "out")
-    assert eventually(lambda: not is_running(tmp_path / "out"))
+    wait_for(lambda: not is_running(tmp_path / "out"), "the job's end")
 
 
 def test_an_error_that_a_user_can_act_on_comes_back_as_it_was(job: Request, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -21,6 +20,7 @@ import requests
 import yaml
 from s3 import S3Bucket, S3Server, free_ports
 from studies import make_study
+from waiting import wait_for
 
 from softprompt.benchmarks import MIRROR_VARIABLE
 from softprompt.cache import CACHE_VARIABLE
@@ -43,13 +43,6 @@ def prefect(*arguments: str, environment: dict[str, str]) -> str:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s for {what}"
-        time.sleep(1)
 
 
 @dataclass(frozen=True)

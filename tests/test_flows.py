@@ -5,20 +5,13 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 from httpx import ConnectError
-from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from prefect.logging import disable_run_logger
-from prefect.testing.utilities import prefect_test_harness
+from prefect.client.orchestration import get_client
 from s3 import S3Bucket
 from safetensors.numpy import load_file, save_file
 from studies import make_study
@@ -36,17 +29,11 @@ from softprompt.world.corpus import RECIPES
 from softprompt.world.facts import World
 from softprompt.world.pretrain import Schedule, pretrain
 from softprompt.world.rows import write_rows
-from tasks.evaluation import room_for_a_job
 from tasks.ledger import Ledger
 from tasks.publishing import publish_ranking
-from tasks.retries import PrefectUnavailable
 from tasks.tracking import Tracker
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _prefect() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect_api")
 
 
 @pytest.fixture
@@ -330,74 +317,6 @@ def test_flows_can_be_imported_without_torch() -> None:
     code = "import flows.watch_checkpoints, flows.demo, flows.cli, sys; print({'torch', 'mlflow'} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
-
-
-def test_jobs_on_named_devices_run_in_processes_that_see_only_theirs(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    """Two benchmarks on two devices; their rows are read where the job runs."""
-    study = make_study(tmp_path, tiny_checkpoint)
-    study.write_text(study.read_text() + '\n[resources]\ndevices = ["3", "5"]\ndevice = "cpu"\n')
-    for benchmark in (tmp_path / "own").glob("*.py"):
-        note = f"import os; open({str(tmp_path / 'seen')!r}, 'a').write(os.environ['CUDA_VISIBLE_DEVICES'] + '\\n')"
-        benchmark.write_text(
-            benchmark.read_text() + f"\nimport sys\nif 'softprompt.worker' in ' '.join(sys.orig_argv):\n    {note}\n"
-        )
-    assert watch_checkpoints(str(study), return_state=True).is_completed()
-    assert sorted((tmp_path / "seen").read_text().split()) == ["3", "5"]
-    assert len(Tracker(Study.read(study)).results()) == 2
-
-
-def test_a_concurrency_limit_that_prefect_lacks_is_named_with_its_remedy(
-    tmp_path: Path, tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    study = make_study(tmp_path, tiny_checkpoint)
-    study.write_text(study.read_text() + '\n[resources]\nconcurrency_limit = "gpus"\n')
-    assert watch_checkpoints(str(study), return_state=True).is_failed()
-    assert "`prefect gcl create gpus --limit NUMBER_OF_GPUS`" in caplog.text
-    with get_client(sync_client=True) as client:
-        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="gpus", limit=1))
-    assert watch_checkpoints(str(study), return_state=True).is_completed()
-
-
-def test_a_prefect_that_grants_no_limit_is_named_and_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = Study.read(make_study(tmp_path))
-    limited = replace(study, resources=replace(study.resources, concurrency_limit="gpus"))
-
-    def refuse(*_: object, **__: object) -> None:
-        raise ConnectError("Connection refused")
-
-    monkeypatch.setattr(PrefectClient, "increment_concurrency_slots_with_lease", refuse)
-    with (
-        disable_run_logger(),
-        pytest.raises(PrefectUnavailable, match=r"has not granted its limit 'gpus' .*ConnectError.*; start Prefect"),
-        room_for_a_job(limited),
-    ):
-        pass
-
-
-def test_a_job_goes_on_when_prefects_server_forgets_that_it_holds_the_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A server that starts anew has no leases; here the one there is ends before it is renewed."""
-    study = Study.read(make_study(tmp_path))
-    limited = replace(study, resources=replace(study.resources, concurrency_limit="forgotten"))
-    renew = SyncPrefectClient.renew_concurrency_lease
-
-    def forget(self: SyncPrefectClient, lease_id: UUID, lease_duration: float) -> None:
-        self.release_concurrency_slots_with_lease(lease_id)
-        renew(self, lease_id, lease_duration)
-
-    monkeypatch.setattr(SyncPrefectClient, "renew_concurrency_lease", forget)
-    monkeypatch.setattr("prefect.concurrency._leases._RENEWAL_RETRY_BASE_DELAY", 0)
-    with get_client(sync_client=True) as client:
-        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="forgotten", limit=1))
-    with disable_run_logger(), room_for_a_job(limited):
-        deadline = time.monotonic() + 30
-        while "failed after 3 attempts" not in caplog.text:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        time.sleep(0.5)  # whoever is cancelled is so by now
 
 
 QUICK = "num_train = 8\nnum_shots = 2\nnum_steps = 2\ncurve_steps = []\nseeds = [0]\nbatch_size = 4"

@@ -16,6 +16,7 @@ import pytest
 import requests
 from recorded import job, log, points
 from studies import recorded_result
+from waiting import wait_for
 
 import tasks.evaluation
 from softprompt.errors import TrackingUnavailable
@@ -151,10 +152,7 @@ class Server:
         self.process = subprocess.Popen(
             self.command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 240
-        while requests_fail(f"{self.uri}/health"):
-            assert time.monotonic() < deadline, "waited 240 s for the MLflow server"
-            time.sleep(0.5)
+        wait_for(lambda: not requests_fail(f"{self.uri}/health"), "the MLflow server")
 
     def stop(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
