@@ -2,7 +2,7 @@
 
 import itertools
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -12,6 +12,8 @@ from softprompt.result import Result
 from softprompt.scores import Scores, by_place, score
 
 ONE_SEED = "One prompt seed: what another tuning would score is in no interval and no test"
+TOKENS_ALIKE = 1.01
+"""Up to this ratio variants have seen as many training tokens."""
 FORMAT_LEARNED = 0.95
 """Below this share of outputs in the right format, `accuracy` still measures format."""
 
@@ -231,6 +233,7 @@ def rank(
     )
     if not complete:
         return ranking
+    notes += on_unlike_tokens({v: found[v, benchmarks[0]].tokens for v in complete}, step)
     scores = score((found[v, b] for v in complete for b in benchmarks), benchmarks, condition)
     means = scores.means
     standings = tuple(
@@ -251,6 +254,7 @@ def rank(
     comparisons, groups = _compared(scores)
     return replace(
         ranking,
+        notes=tuple(notes),
         num_items=scores.num_items,
         num_seeds=scores.num_seeds,
         standings=standings,
@@ -316,6 +320,15 @@ def on_later_steps(results: Iterable[Measured], benchmarks: Sequence[str]) -> li
         f"Ranked at step {best}, the last that all of {everyone} have; {ahead_names} can be ranked at step {later[-1]} "
         f"(`--step {later[-1]}`), without {late_names}"
     ]
+
+
+def on_unlike_tokens(seen: Mapping[str, int | None], step: int) -> list[str]:
+    """That the ranked variants have seen different numbers of training tokens, as far as their metadata say."""
+    known = {variant: tokens for variant, tokens in sorted(seen.items()) if tokens}
+    if not known or max(known.values()) <= TOKENS_ALIKE * min(known.values()):
+        return []
+    each = ", ".join(f"{variant} {tokens:,}" for variant, tokens in known.items())
+    return [f"At step {step} the variants have not seen as many training tokens: {each}"]
 
 
 def _complete(results: Iterable[Measured], benchmarks: Sequence[str]) -> dict[int, set[str]]:

@@ -52,7 +52,7 @@ def rank_at(
     ranked_at = dict.fromkeys(ranking.scores, ranking.step)
     ranked = [job for job in jobs if job.step == step and job.variant in ranking.scores]
     notes += [*from_elsewhere(tracker.study, ranked), *on_failures(failed, ranked_at)]
-    return replace(ranking, notes=tuple(notes)), results
+    return replace(ranking, notes=(*ranking.notes, *notes)), results
 
 
 def from_elsewhere(study: Study, jobs: Iterable[Finished]) -> list[str]:

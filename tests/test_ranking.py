@@ -261,6 +261,17 @@ def test_a_variant_that_holds_the_ranking_back_is_named_with_the_step_that_it_la
     assert Ranking.from_dict(json.loads(json.dumps(rank([result("A", "cloze", "1")], ["cloze"]).to_dict()))).notes == ()
 
 
+def test_a_ranking_says_where_variants_have_not_seen_as_many_tokens() -> None:
+    def cautions(*tokens: int | None) -> list[str]:
+        found = [result(v, "cloze", "10", "11", tokens=seen) for v, seen in zip("ABC", tokens, strict=True)]
+        return rank(found, ["cloze"]).cautions()
+
+    assert cautions(None, None, None) == cautions(1_000, 1_005, None) == []
+    assert cautions(2_000_000, 1_000_000, None) == [
+        "At step 100 the variants have not seen as many training tokens: A 2,000,000, B 1,000,000"
+    ]
+
+
 def test_the_history_leaves_out_steps_at_which_no_variant_is_complete() -> None:
     results = [result("A", "quiz", "10", step=100), result("A", "quiz", "10", step=200), result("A", "cloze", "10")]
     assert [ranking.step for ranking in history(results, ["quiz", "cloze"])] == [100]
