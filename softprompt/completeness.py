@@ -106,10 +106,10 @@ def check_settled(bucket: Bucket, path: str, files: dict[str, Entry], *, marker:
         )
 
 
-def broken_json(folder: Path) -> str | None:
+def broken_json(folder: Path, pattern: str = "*.json") -> str | None:
     """The first of a checkpoint's small files on this machine that should be JSON and is not. For when loading has
     failed: to read them all at every look would cost a bucket of thousands of checkpoints as many requests."""
-    for file in sorted(folder.glob("*.json")):
+    for file in sorted(folder.glob(pattern)):
         if _fits(file.name, SMALL_FILES):
             try:
                 json.loads(file.read_bytes())
@@ -128,6 +128,11 @@ def _weight_files(bucket: Bucket, path: str, files: dict[str, Entry]) -> set[str
     if INDEX_FILE in files:
         shards = _shards(bucket, path)
         names = {INDEX_FILE, *shards}
+        if WEIGHTS_FILE in files and WEIGHTS_FILE not in shards:
+            raise BadCheckpoint(
+                f"{uri} has {WEIGHTS_FILE} beside the shards that {INDEX_FILE} names, and transformers would read the "
+                "former; remove those that are left over from another save."
+            )
     elif WEIGHTS_FILE in files:
         shards = names = {WEIGHTS_FILE}
     else:

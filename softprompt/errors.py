@@ -1,6 +1,10 @@
 """Errors a user can act on. Each message says what was found, what was expected, where, and what to do."""
 
 import re
+import textwrap
+
+MAX_REASON = 300
+"""Most characters of a library's own words in a message."""
 
 
 class SoftPromptError(Exception):
@@ -71,6 +75,11 @@ class JobCancelled(JobFailed):
 
 class OutOfMemory(SoftPromptError):
     """The device cannot hold the model, or not a single row beside it."""
+
+
+def in_short(reason: str) -> str:
+    """A library's complaint in one line, cut between words."""
+    return textwrap.shorten(reason, MAX_REASON, placeholder=" ...")
 
 
 _PASSWORD = r"//[^/\s]*:\S*@"

@@ -119,7 +119,8 @@ def _logits_in_one_row(
 def takes_masks(model: LanguageModel) -> bool:
     """Whether the network lets each position see exactly what a mask says; found out by trying, since it is declared
     nowhere and code from elsewhere may do anything with a mask."""
-    return model.window > 0 and not model.is_recurrent and bears(model, _proves_to_take_masks)
+    is_out = model.window == 0 or model.is_recurrent or model.attention == "flex_attention"  # whose kernel would crash
+    return not is_out and bears(model, _proves_to_take_masks)
 
 
 def _proves_to_take_masks(model: LanguageModel) -> bool:

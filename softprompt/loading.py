@@ -1,8 +1,8 @@
 """Loading a checkpoint: what is broken is said in a sentence, and the last model stays."""
 
 import json
-import textwrap
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,24 +10,22 @@ from typing import Any
 import torch
 import transformers
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from softprompt import processes
-from softprompt.cache import Cache, open_locally, open_tokenizer
+from softprompt.cache import Cache, open_locally
 from softprompt.checkpoints import Checkpoint
 from softprompt.completeness import CONFIG_FILE, broken_json
-from softprompt.decode import answer
-from softprompt.errors import BadCheckpoint, BadStudy, SoftPromptError
+from softprompt.errors import BadCheckpoint, BadStudy, SoftPromptError, in_short
+from softprompt.fitness import check_fitness
 from softprompt.memory import does_not_fit
 from softprompt.models import LanguageModel
-from softprompt.prefill import Prefill
-from softprompt.prompt import TOKEN, Prompt
 from softprompt.protocol import Resources
-from softprompt.trials import are_near
+from softprompt.tokenizer import load_named_tokenizer, load_tokenizer
 
-MAX_REASON = 300
-"""Most characters of a library's own words in a message."""
+_NOT_TRAINED = re.compile(r"(attn|attention)\.(masked_)?bias$|(inv_freq|(cos|sin)_cached|causal_mask)$")
+"""Of weights that networks calculate, and some have saved: masks, and tables of positions."""
 _last: dict[tuple[Checkpoint, Resources, str | None, Cache | None], LanguageModel] = {}
 """The one model that is kept, by what it was loaded with."""
 
@@ -85,9 +83,9 @@ def _load(
                 device_map="auto" if is_spread else None,
             )
             tokenizer = (
-                _named_tokenizer(tokenizer_source, resources, cache)
+                load_named_tokenizer(tokenizer_source, cache, with_code=resources.trust_remote_code)
                 if tokenizer_source
-                else AutoTokenizer.from_pretrained(folder, trust_remote_code=resources.trust_remote_code)
+                else load_tokenizer(folder, with_code=resources.trust_remote_code)
             )
         except SoftPromptError:
             raise
@@ -102,11 +100,13 @@ def _load(
                     "know; install a newer one or, if the checkpoint brings Python code of its own, let that run by "
                     "--trust-remote-code (`trust_remote_code` in the study's [resources])."
                 ) from error
-            reason = _in_short(str(error).replace(str(folder), uri))
+            reason = in_short(str(error).replace(str(folder), uri))
             raise BadCheckpoint(
                 f"{uri} cannot be loaded ({type(error).__name__}: {reason}); save config, weights and tokenizer again "
                 "with save_pretrained."
             ) from error
+        if broken := broken_json(folder, "generation_config.json"):  # of which transformers makes nothing
+            raise BadCheckpoint(f"{uri}/{broken} is half written or no JSON; upload it again.")
     network, loading = loaded
     if loading["mismatched_keys"]:
         name, found, expected = min(loading["mismatched_keys"])
@@ -114,16 +114,40 @@ def _load(
             f"{uri}: the weights {name} are {' x '.join(map(str, found))}, its config asks for "
             f"{' x '.join(map(str, expected))}; config and weights belong to two models, save both again."
         )
-    if loading["missing_keys"]:
+    if missing := sorted(loading["missing_keys"]):
         raise BadCheckpoint(
-            f"{uri} lacks the weights {', '.join(sorted(loading['missing_keys'])[:3])}, which would be random; "
-            "save the checkpoint again in full."
+            f"{uri} lacks the weights {', '.join(missing[:3])}, which would be random; "
+            + (_wrapped(missing[0], loading["unexpected_keys"]) or "save the checkpoint again in full.")
+        )
+    if unread := _unread(network, loading["unexpected_keys"]):
+        raise BadCheckpoint(
+            f"{uri} has the weights {', '.join(unread[:3])}, which {type(network).__name__} with its config does not "
+            "read: another network than the trained one would be evaluated. Correct config.json, merge these weights "
+            "into the others, or leave them out."
         )
     network = network if is_spread else network.to(device)
     model = LanguageModel(network.eval().requires_grad_(False), tokenizer)
     _check(model, uri)
-    _try(model, uri)
+    check_fitness(model, uri)
     return model
+
+
+def _unread(network: Any, unexpected: Iterable[str]) -> list[str]:
+    """Weights of the network's layers, or of more layers than its config counts, that are left over. Those elsewhere
+    may be: a reward head, a vision tower, layers that predict further tokens."""
+    config = network.config.get_text_config()
+    num_layers, base = config.num_hidden_layers, network.base_model_prefix
+    names = [n for n, m in network.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == num_layers]
+    places = "|".join(re.escape(place) for name in names for place in (name, name.removeprefix(f"{base}.")))
+    further = range(num_layers, num_layers + (getattr(config, "num_nextn_predict_layers", None) or 0))
+    found = ((name, re.match(rf"(?:{places})\.(\d+)\.", name)) for name in sorted(unexpected))
+    return [name for name, layer in found if layer and int(layer[1]) not in further and not _NOT_TRAINED.search(name)]
+
+
+def _wrapped(missing: str, unexpected: Iterable[str]) -> str:
+    """What to do where a weight is there under the name that a wrapper gave it, as `torch.compile` does; else empty."""
+    name = next((name for name in sorted(unexpected) if name.endswith(f".{missing}")), "")
+    return name and f"it has {name} in its place, a wrapper's name for it: save the weights of the model inside."
 
 
 @contextmanager
@@ -138,18 +162,6 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _named_tokenizer(place: str, resources: Resources, cache: Cache | None) -> Any:
-    with open_tokenizer(place, cache) as source:
-        try:
-            return AutoTokenizer.from_pretrained(source, trust_remote_code=resources.trust_remote_code)
-        except Exception as error:  # of many kinds, as above; no checkpoint is to blame
-            reason = _in_short(str(error))
-            raise BadStudy(
-                f"The tokenizer {place} cannot be loaded ({type(error).__name__}: {reason}); correct `tokenizer`, or "
-                "leave it out if the checkpoints have one."
-            ) from error
-
-
 def _unknown_architecture(folder: Path, *, with_code: bool) -> str | None:
     """The model type that a checkpoint's config names, if neither transformers nor code of its own has the model."""
     config = json.loads((folder / CONFIG_FILE).read_bytes())
@@ -157,11 +169,6 @@ def _unknown_architecture(folder: Path, *, with_code: bool) -> str | None:
         return None
     name = config.get("model_type")
     return name if name and name not in transformers.CONFIG_MAPPING else None
-
-
-def _in_short(reason: str) -> str:
-    """A library's complaint in one line, cut between words."""
-    return textwrap.shorten(reason, MAX_REASON, placeholder=" ...")
 
 
 def _device(resources: Resources) -> torch.device:
@@ -181,37 +188,14 @@ def _device(resources: Resources) -> torch.device:
 
 def _check(model: LanguageModel, uri: str) -> None:
     num_rows = model.network.get_input_embeddings().weight.shape[0]
-    if len(model.tokenizer) > num_rows:
+    num_tokens = max(len(model.tokenizer), 1 + max(model.tokenizer.get_vocab().values()))  # some leave numbers out
+    if num_tokens > num_rows:
         raise BadCheckpoint(
-            f"{uri}: the tokenizer has {len(model.tokenizer)} tokens, the embedding only {num_rows} rows; "
+            f"{uri}: the tokenizer has {num_tokens} tokens, the embedding only {num_rows} rows; "
             "the tokenizer belongs to another model. Name the right one as `tokenizer` in the study."
         )
     if not model.eos_ids:
         raise BadCheckpoint(f"{uri}: neither tokenizer nor generation config names an end-of-sequence token.")
-    for name, weight in model.network.named_parameters():
-        if not weight.is_meta and not torch.isfinite(weight).all():
+    for name, weight in (*model.network.named_parameters(), *model.network.named_buffers()):
+        if not weight.is_meta and weight.is_floating_point() and not torch.isfinite(weight).all():
             raise BadCheckpoint(f"{uri}: the weights {name} hold NaN or infinity; the pre-training has diverged.")
-
-
-def _try(model: LanguageModel, uri: str) -> None:
-    """Answer two short prompts. A network that does not run as others do, or that takes padding for text, would fail in
-    the middle of a job or, worse, give scores that depend on who shares a pass."""
-    ids = [i % len(model.tokenizer) for i in range(20)]
-    short, long = (Prompt(ids=its, slots=[TOKEN] * len(its), head_length=2) for its in (ids[:4], ids[4:]))
-    try:
-        prefill = Prefill(model)
-        passes = ([short], [long], [short, long])
-        alone_V, other_V, padded_V = (prefill.read(prompts).logits_BV[0].clamp(min=-1e6) for prompts in passes)
-        answer(prefill, [short, long], max_new_tokens=2, candidates=[[ids[:2], ids[1:3]]] * 2)
-    except Exception as error:  # whatever its code may raise
-        if should_reduce_batch_size(error):
-            raise
-        raise BadCheckpoint(
-            f"{uri}: its network, {type(model.network).__name__}, cannot be evaluated here ({type(error).__name__}: "
-            f"{_in_short(str(error))}); docs/architectures.md says what one must do."
-        ) from error
-    if not are_near(padded_V, alone_V, (other_V - alone_V).abs().max()):
-        raise BadCheckpoint(
-            f"{uri}: its network, {type(model.network).__name__}, takes padding for text, so that scores would depend "
-            "on which prompts share a pass; docs/architectures.md says what one must do."
-        )

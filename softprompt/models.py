@@ -100,19 +100,19 @@ class LanguageModel:
     @functools.cached_property
     def bos_ids(self) -> list[int]:
         """What the tokenizer itself puts in front of every text: usually one BOS token, or nothing."""
-        start: list[int] = []
-        for token in self.tokenizer("a").input_ids:
-            if token not in self.tokenizer.all_special_ids:
-                break
-            start.append(token)
-        return start
+        alone, whole = self.encode("a"), self.tokenizer("a").input_ids
+        starts = (start for start in range(len(whole)) if whole[start : start + len(alone)] == alone)
+        return whole[: next(starts, 0)]
 
     @functools.cached_property
     def eos_ids(self) -> frozenset[int]:
-        """Every token that ends an answer."""
-        configured = self.network.generation_config.eos_token_id
+        """Every token that ends an answer. A config that names an ordinary one has not been asked: 2, a default, is a
+        mark of punctuation in many vocabularies."""
+        configured, own = self.network.generation_config.eos_token_id, self.tokenizer.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
-        return frozenset(i for i in (*ids, self.tokenizer.eos_token_id) if i is not None)
+        if own is not None:
+            ids = [own, *(i for i in ids if i in self.tokenizer.added_tokens_decoder)]
+        return frozenset(i for i in ids if i is not None)
 
     @property
     def terminator_id(self) -> int:
@@ -213,6 +213,8 @@ class LanguageModel:
         wanted_L = torch.arange(num_new - num_logits, num_new, device=self.device)
         if "logits_to_keep" in self.forward_names:
             arguments["logits_to_keep"] = wanted_L
+        if cache is None and not self.is_recurrent and self.cache_name in self.forward_names:
+            cache = DynamicCache()  # its own forgets what lies behind a window that its config names, used or not
         if cache is not None:
             arguments[self.cache_name] = cache
         with self.last_mlp.only(wanted_L):

@@ -125,7 +125,7 @@ class Protocol(FromDict):
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint({"protocol": 7, **self.to_dict()})
+        return fingerprint({"protocol": 8, **self.to_dict()})
 
     @property
     def headline(self) -> str:

@@ -5,6 +5,8 @@ embeddings, experts, narrow embeddings, a state instead of keys and values.
 """
 
 import functools
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -26,11 +28,12 @@ from plain_loops import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-from softprompt import output_layer
+from softprompt import fitness, output_layer
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.decode import answer
 from softprompt.errors import BadCheckpoint
+from softprompt.evaluation import evaluate
 from softprompt.fewer_kernels import FewerKernels
 from softprompt.likelihoods import takes_masks
 from softprompt.loading import load_model
@@ -275,3 +278,52 @@ def test_a_network_that_takes_padding_for_text_is_refused_as_it_is_loaded(
     monkeypatch.setattr(transformers.GPT2LMHeadModel, "forward", by_columns)
     with pytest.raises(BadCheckpoint, match=r"GPT2LMHeadModel, takes padding for text, so that scores would depend"):
         load_model(checkpoint, Resources(device="cpu", micro_batch=1))  # not the one that is kept
+
+
+@pytest.mark.parametrize(
+    ("kind", "doubt"),
+    [
+        (transformers.RobertaConfig, "RobertaForCausalLM, says something else where positions are counted from 0 than"),
+        (transformers.MegatronBertConfig, "MegatronBertForCausalLM, sees what follows a position, as no language"),
+    ],
+)
+def test_an_encoder_is_refused_as_it_is_loaded(
+    tiny_checkpoint: Path, tmp_path: Path, kind: type[PreTrainedConfig], doubt: str
+) -> None:
+    """RoBERTa counts positions from the number of its padding token on; BERT's like see both ways."""
+    config = kind(**NARROW, intermediate_size=48, vocab_size=320, is_decoder=kind is transformers.RobertaConfig)
+    config.initializer_range = 0.3
+    checkpoint = saved(config, tiny_checkpoint, tmp_path / "A" / "step-1")
+    with pytest.raises(BadCheckpoint, match=doubt):
+        load_model(checkpoint, Resources(device="cpu"))
+
+
+def test_rounding_that_sends_a_token_to_other_experts_once_refuses_no_network(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In place of such a network, whose rounding every processor does in its own way, the doubt itself."""
+    found, pairs = fitness._doubt, list[int]()
+
+    def doubt(model: LanguageModel, number: int) -> str:
+        pairs.append(number)
+        return "takes padding for text" if number == 0 else found(model, number)
+
+    monkeypatch.setattr(fitness, "_doubt", doubt)
+    load_model(open_checkpoint(tiny_checkpoint), Resources(device="cpu", micro_batch=7))
+    assert pairs == [0, 1]
+
+
+def test_a_window_that_a_config_names_and_a_network_does_not_use_changes_nothing(
+    tiny_checkpoint: Path, tmp_path: Path, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
+) -> None:
+    """As `sliding_window` of a Llama; transformers' own cache would forget what lies behind it."""
+    short = replace(quick_protocol, num_steps=2, curve_steps=(), seeds=(0,))
+    config = json.loads((tiny_checkpoint / "config.json").read_text())
+    found = []
+    for name, more in (("plain", {}), ("left over", {"sliding_window": 16})):
+        folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / name / "step-1"))
+        (folder / "config.json").write_text(json.dumps({**config, **more}))
+        result = evaluate(folder, toy_benchmark, short, resources=Resources(device="cpu"), rows=rows)
+        found.append([(o.output, o.gold_bits) for o in result.outcomes])
+    for (output, bits), (same, other) in zip(*found, strict=True):
+        assert (output, bits) == (same, pytest.approx(other, abs=1e-3))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,10 @@ def without_config(folder: Path) -> None:
     (folder / "config.json").unlink()
 
 
+def with_weights_of_another_save(folder: Path) -> None:
+    shutil.copy(folder / "model-1-of-2.safetensors", folder / "model.safetensors")
+
+
 def with_half_an_index(folder: Path) -> None:
     cut(folder / "model.safetensors.index.json", 20)
 
@@ -159,6 +164,7 @@ def with_a_tensor_that_ends_nowhere(folder: Path) -> None:
         (without_weights, True, r"has no weights \(yet\): expected model.safetensors"),
         (with_pickles_only, False, r"only pickled weights \(pytorch_model.bin\), which are refused"),
         (without_config, True, r"has no config.json \(yet\)"),
+        (with_weights_of_another_save, False, "has model.safetensors beside the shards that model.safetensors.index"),
         (with_half_an_index, True, "index.json is half written"),
         (with_a_list_for_an_index, True, "index.json is half written or has no weight_map"),
         (with_a_header_that_is_no_table, True, "has 10 bytes, its header asks for more"),

@@ -1,10 +1,12 @@
 """What cannot be evaluated is refused in one sentence that names it."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +18,14 @@ from softprompt.protocol import Protocol
 from softprompt.result import Result
 
 
-def spoil_weights(folder: Path) -> None:
+def change_weights(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     weights = load_file(folder / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = np.nan
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(change(weights), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def spoil_weights(folder: Path) -> None:
+    nan = np.full((64, 32), np.nan, dtype=np.float32)
+    change_weights(folder, lambda weights: {**weights, "model.layers.1.mlp.up_proj.weight": nan})
 
 
 def spoil_tokenizer(folder: Path) -> None:
@@ -53,14 +59,41 @@ def cut_tokenizer(folder: Path) -> None:
 
 
 def spoil_shape(folder: Path) -> None:
+    change_config(folder, hidden_size=64)
+
+
+def change_config(folder: Path, **changes: Any) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "hidden_size": 64}))
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
 
 
 def lose_a_weight(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    del weights["model.layers.1.mlp.up_proj.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    name = "model.layers.1.mlp.up_proj.weight"
+    change_weights(folder, lambda weights: {n: weight for n, weight in weights.items() if n != name})
+
+
+def wrap(folder: Path) -> None:
+    change_weights(folder, lambda weights: {f"_orig_mod.{name}": weight for name, weight in weights.items()})
+
+
+def add_biases(folder: Path) -> None:
+    """As if the trainer's Llama had biases and its config did not say so."""
+    bias = np.ones(32, dtype=np.float32)
+    change_weights(folder, lambda weights: {**weights, "model.layers.0.self_attn.q_proj.bias": bias})
+
+
+def forget_a_layer(folder: Path) -> None:
+    change_config(folder, num_hidden_layers=1)
+
+
+def cut_generation_config(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"eos_token_id": [0,')
+
+
+def leave_numbers_out(folder: Path) -> None:
+    """Of a vocabulary as long as the embedding, whose last token has a number beyond it."""
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(re.sub(r": 319\b", ": 400", text, count=1))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +107,18 @@ def lose_a_weight(folder: Path) -> None:
         (cut_config, "/config.json is half written or no JSON; upload it again"),
         (cut_tokenizer, "/tokenizer.json is half written or no JSON; upload it again"),
         (spoil_shape, r"the weights lm_head.weight are 320 x 32, its config asks for 320 x 64; config and weights"),
-        (lose_a_weight, "up_proj"),
+        (lose_a_weight, "lacks the weights model.layers.1.mlp.up_proj.weight, which would be random; save the"),
+        (wrap, r"which would be random; it has _orig_mod\.lm_head\.weight in its place, a wrapper's name for it: save"),
+        (
+            add_biases,
+            r"has the weights model.layers.0.self_attn.q_proj.bias, which LlamaForCausalLM with its config do",
+        ),
+        (
+            forget_a_layer,
+            r"has the weights model.layers.1.input_layernorm.weight, .* not read: another network than the",
+        ),
+        (cut_generation_config, "/generation_config.json is half written or no JSON; upload it again"),
+        (leave_numbers_out, "the tokenizer has 401 tokens, the embedding only 320 rows"),
         (shutil.rmtree, "There is no checkpoint at"),
     ],
 )
