@@ -12,13 +12,14 @@ from softprompt.study import Study
 from tasks.discovery import find_jobs
 from tasks.evaluation import evaluate_benchmark
 from tasks.interruption import interruptible
+from tasks.outcome import Outcome, outcome
 from tasks.publishing import is_ranking_due
 
 
 @flow(name="evaluate-checkpoint", flow_run_name="{checkpoint}")
 def evaluate_checkpoint(
     study: str, checkpoint: str, retry_failed: bool = True, wait_for_others: bool = True, rank: bool = True
-) -> list[State[Any]]:
+) -> Outcome:
     """Tune and evaluate one checkpoint on the benchmarks that are not done yet; one's failure leaves the others.
 
     Args:
@@ -36,7 +37,9 @@ def evaluate_checkpoint(
     with runner, interruptible():
         futures = runner.map(evaluate_benchmark, {"study": unmapped(declared), "job": jobs, **how})
         wait(futures)
-    states = [future.state for future in futures]
+    states: dict[str, State[Any]] = {
+        job.benchmark.name: future.state for job, future in zip(jobs, futures, strict=True)
+    }
     if rank and is_ranking_due(declared):
-        states.append(rank_variants(study, return_state=True))
-    return states
+        states["the ranking"] = rank_variants(study, return_state=True)
+    return outcome(states)

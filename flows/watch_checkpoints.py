@@ -9,12 +9,13 @@ from flows.evaluate_checkpoint import evaluate_checkpoint
 from flows.rank_variants import rank_variants
 from softprompt.study import Study
 from tasks.discovery import find_pending
+from tasks.outcome import Outcome, outcome
 from tasks.publishing import is_ranking_due
 from tasks.run_names import by_study
 
 
 @flow(name="watch-checkpoints", flow_run_name=by_study)
-def watch_checkpoints(study: str, wait_for_others: bool = False) -> list[State[Any]]:
+def watch_checkpoints(study: str, wait_for_others: bool = False) -> Outcome:
     """Evaluate every complete checkpoint that has unfinished benchmarks, the newest first, and rank the variants if
     anything has changed since they were ranked.
 
@@ -26,16 +27,14 @@ def watch_checkpoints(study: str, wait_for_others: bool = False) -> list[State[A
         wait_for_others: wait for what another run is evaluating, instead of leaving it to that run.
     """
     declared = Study.read(study)
-    states: list[State[Any]] = []
+    states: dict[str, State[Any]] = {}
     tried: set[str] = set()
     while (found := find_pending(declared, frozenset(tried), most=1)).pending:
         newest = found.pending[0]
-        states.append(
-            evaluate_checkpoint(
-                study, newest.uri, retry_failed=False, wait_for_others=wait_for_others, rank=False, return_state=True
-            )
+        states[newest.name] = evaluate_checkpoint(
+            study, newest.uri, retry_failed=False, wait_for_others=wait_for_others, rank=False, return_state=True
         )
         tried.add(newest.uri)
     if is_ranking_due(declared, found.basis):
-        states.append(rank_variants(study, return_state=True))
-    return states
+        states["the ranking"] = rank_variants(study, return_state=True)
+    return outcome(states)

@@ -69,6 +69,10 @@ class JobFailed(SoftPromptError):
     """A job's own process ended without a result, or was ended."""
 
 
+class HostUnusable(SoftPromptError):
+    """The machine cannot do the job, be it for a library, its disk or its GPU; another one may."""
+
+
 class JobCancelled(JobFailed):
     """Somebody cancelled the job; a later look does it."""
 

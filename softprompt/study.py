@@ -25,6 +25,7 @@ MEAN = "mean"
 """So the mean of a study's benchmarks is called where each has its name, as in MLflow's metrics."""
 MAX_CHARACTERS = 500
 """Of the name of an experiment of MLflow's."""
+LISTS = ("benchmarks", "leave_out")
 NUMBERS = ("settle_s", "cache_gb", "lease_s")
 
 
@@ -45,6 +46,9 @@ class Study:
     """Most that copies of remote checkpoints take on this machine, in 10^9 bytes."""
     benchmarks: tuple[str, ...]
     """Names; in the file also suites, such as `suite:core`."""
+    leave_out: tuple[str, ...] = ()
+    """Variants that are neither evaluated nor ranked any more: one that was aborted would hold the ranking back at the
+    last step that it has."""
     tracking_uri: str = ""
     """MLflow's; empty for `mlflow.db` in `home`."""
     mirror: str | None = None
@@ -107,15 +111,14 @@ class Study:
                 if unknown
                 else f"The study lacks the settings {missing}."
             )
-        for name in settings - {"benchmarks", "protocol", "resources", "arms", *NUMBERS}:
+        for name in settings - {*LISTS, "protocol", "resources", "arms", *NUMBERS}:
             require(isinstance(values.get(name, ""), str), name, values.get(name), "text")
         for name in NUMBERS:
             require(type(values.get(name, 0)) in (int, float), name, values.get(name), "a number")
         values = {"home": f"{cls.home}/{plain(values['name'])}", **values}
-        names = values["benchmarks"]
-        require(
-            isinstance(names, list) and all(isinstance(n, str) for n in names), "benchmarks", names, "a list of names"
-        )
+        for name in LISTS:
+            names = values.get(name, [])
+            require(isinstance(names, list) and all(isinstance(n, str) for n in names), name, names, "a list of names")
         for name in PATHS:
             place = values.get(name)
             if place and "://" not in place and (name != "tokenizer" or (folder / at_home(place)).exists()):
@@ -124,6 +127,7 @@ class Study:
             **{
                 **values,
                 "benchmarks": suites.expand(values["benchmarks"]),
+                "leave_out": tuple(values.get("leave_out", [])),
                 "protocol": Protocol.from_dict(values.get("protocol", {})),
                 "arms": _arms(values.get("arms", {}), values.get("protocol", {})),
                 "resources": Resources.from_dict(values.get("resources", {})),

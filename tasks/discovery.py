@@ -28,6 +28,7 @@ NUM_FAILED = 50
 fails on each of thousands must not make each look describe them all."""
 NUM_SAID = 20
 """Most lines of a kind that one look says."""
+ANEW = "; its results are of other weights, another protocol or another version of the benchmarks"
 _said: set[tuple[str | None, str]] = set()
 """Flow runs with what they have warned of: one run looks many times."""
 
@@ -63,6 +64,8 @@ class Look:
     """A look that wants one checkpoint ends at the first."""
     pending: list[Checkpoint] = field(default_factory=list)
     """Newest step first."""
+    anew: set[str] = field(default_factory=set)
+    """URIs of those of them that have results which do not count."""
     failed: list[Failure] = field(default_factory=list)
     basis: str = ""
     """Of a ranking, see `Ledger.basis`; not of a look that finds something to evaluate."""
@@ -76,7 +79,9 @@ class Look:
         )
 
     def to_evaluate(self) -> list[str]:
-        return some([f"To evaluate: {each.name}, {each.uri}" for each in self.pending])
+        return some(
+            [f"To evaluate: {each.name}, {each.uri}{ANEW if each.uri in self.anew else ''}" for each in self.pending]
+        )
 
     def warnings(self) -> list[str]:
         return [*some([f"Passed over: {error}" for error in self.rejected]), *some([str(each) for each in self.failed])]
@@ -90,10 +95,12 @@ class Look:
 
 
 @task(**RETRIED)
-def find_pending(study: Study, tried: frozenset[str] = frozenset(), most: int | None = None) -> Look:
-    """Look for complete checkpoints with unfinished jobs, newest step first, no more than `most`; those whose URI is in
-    `tried` are left out, and not looked at again."""
-    found = look(study, tried, most)
+def find_pending(
+    study: Study, tried: frozenset[str] = frozenset(), most: int | None = None, *, retry_failed: bool = False
+) -> Look:
+    """Look for complete checkpoints with unfinished jobs and, if asked for, failed ones, newest step first, at most
+    `most` of them; those whose URI is in `tried` are left out, and not looked at again."""
+    found = look(study, tried, most, retry_failed=retry_failed)
     report(found)
     return found
 
@@ -113,28 +120,35 @@ def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job
     return pending
 
 
-def look(study: Study, tried: frozenset[str] = frozenset(), most: int | None = None) -> Look:
+def look(
+    study: Study, tried: frozenset[str] = frozenset(), most: int | None = None, *, retry_failed: bool = False
+) -> Look:
     """One look at a study's bucket and at its ledger; see `find_pending`."""
     bucket, ledger = Bucket(study.bucket), Tracker(study).ledger
     finished = ledger.finished()
     listing = list_folders(bucket, Layout(study.layout))
     again = SecondLook(study, time.time())
-    untried = [folder for folder in listing.folders if folder.uri not in tried]
+    folders = [folder for folder in listing.folders if folder.variant not in study.leave_out]
+    untried = [folder for folder in folders if folder.uri not in tried]
     failures = {job.place for job in newest(study, finished.values()) if job.status == "failed"}
-    folders = worth_a_look(untried, settled(study, finished.values()), failures, again)
-    found = Look(study.bucket, len(listing.folders), list(listing.rejected.values()))
+    done = settled(study, finished.values()) - (failures if retry_failed else set())
+    looked_into = worth_a_look(untried, done, failures, again)
+    others = {job.place for job in finished.values()}
+    found = Look(study.bucket, len(folders), list(listing.rejected.values()))
     how = {"marker": study.marker, "settle_s": study.settle_s, "with_tokenizer": not study.tokenizer}
-    for _, each in describe_each(bucket, folders, **how):
+    for _, each in describe_each(bucket, looked_into, **how):
         found.num_described += 1
         if isinstance(each, SoftPromptError):
             found.rejected.append(each)
             continue
         ends = {job.benchmark.name: finished.get(job.key) for job in jobs_of(study, each)}
         errors = {name: end.error for name, end in ends.items() if end and end.status == "failed"}
-        if errors:
+        if errors and not retry_failed:
             found.failed.append(Failure(checkpoint=each, errors=errors))
-        if None in ends.values():
+        if None in ends.values() or (errors and retry_failed):
             found.pending.append(each)
+            if not any(ends.values()) and (each.variant, each.step) in others:
+                found.anew.add(each.uri)
             if len(found.pending) == most:
                 break
     if not found.pending:

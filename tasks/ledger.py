@@ -209,10 +209,14 @@ class Ledger:
 
 
 def of_study(study: Study, jobs: Iterable[Finished]) -> list[Finished]:
-    """Those of the study's protocol and of its benchmarks as they are now."""
+    """Those of the study's protocol, of its benchmarks as they are now, and of no variant that it leaves out."""
     protocol, versions = study.protocol.fingerprint, {n: study.benchmark(n).fingerprint for n in study.benchmarks}
     return [
-        job for job in jobs if job.protocol == protocol and versions.get(job.benchmark) == job.benchmark_fingerprint
+        job
+        for job in jobs
+        if job.protocol == protocol
+        and versions.get(job.benchmark) == job.benchmark_fingerprint
+        and job.variant not in study.leave_out
     ]
 
 

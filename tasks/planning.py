@@ -81,16 +81,16 @@ class Plan:
 
 
 @task(**RETRIED)
-def say_plan(study: Study, checkpoints: list[Checkpoint]) -> Plan:
+def say_plan(study: Study, checkpoints: list[Checkpoint], *, retry_failed: bool = False) -> Plan:
     """Log what evaluating `checkpoints` would cost."""
-    plan = plan_checkpoints(study, checkpoints)
+    plan = plan_checkpoints(study, checkpoints, retry_failed=retry_failed)
     for sentence in [*map(str, plan.costs), plan.sentence()]:
         get_run_logger().info("%s", sentence)
     return plan
 
 
-def plan_checkpoints(study: Study, checkpoints: Iterable[Checkpoint]) -> Plan:
-    """The plan of all unfinished jobs of `checkpoints`.
+def plan_checkpoints(study: Study, checkpoints: Iterable[Checkpoint], *, retry_failed: bool = False) -> Plan:
+    """The plan of all unfinished jobs of `checkpoints` and, if asked for, of those that failed.
 
     Raises:
         RowsUnavailable: the study's mirror is not there, so that none of them could be done.
@@ -98,7 +98,8 @@ def plan_checkpoints(study: Study, checkpoints: Iterable[Checkpoint]) -> Plan:
     mirror_folder(study.mirror)
     finished = Tracker(study).ledger.finished()
     jobs = (job for checkpoint in checkpoints for job in jobs_of(study, checkpoint))
-    return make_plan((job for job in jobs if job.key not in finished), finished.values())
+    skip = {key for key, job in finished.items() if job.status == "done" or not retry_failed}
+    return make_plan((job for job in jobs if job.key not in skip), finished.values())
 
 
 def make_plan(jobs: Iterable[Job], finished: Iterable[Finished]) -> Plan:

@@ -22,11 +22,12 @@ from safetensors.numpy import load_file
 from waiting import wait_for
 
 from softprompt.checkpoints import open_checkpoint
-from softprompt.errors import BadBenchmark, BadStudy, JobCancelled, JobFailed
+from softprompt.errors import BadBenchmark, BadStudy, HostUnusable, JobCancelled, JobFailed
 from softprompt.protocol import Protocol, Resources
 from softprompt.request import Request
 from softprompt.result import Result
 from tasks.children import run_worker
+from tasks.evaluation import MENDED_ELSEWHERE
 from tasks.interruption import interruptible
 from tasks.slots import LOCKS_VARIABLE, slot
 
@@ -139,6 +140,19 @@ def test_a_worker_that_dies_says_its_last_words(job: Request, tmp_path: Path, nu
     Path(job.benchmark_folder or "", "capitals.py").write_text("import os; print('farewell'); os._exit(7)")
     with pytest.raises(JobFailed, match=rf"status {status} and no result; the last it said: farewell( \| farewell)*$"):
         run_worker(on(job, processes_per_job=num_processes), tmp_path / "out")
+
+
+@pytest.mark.parametrize("fault", ["ImportError('libcudart.so.12')", "OSError(28, 'No space left on device')"])
+def test_a_fault_of_the_machine_is_no_fault_of_the_job(
+    job: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    """Else one broken machine would mark all that it looks at as failed, for every other as well."""
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate" / "__init__.py").write_text(f"raise {fault}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    with pytest.raises(HostUnusable, match=r"cannot do the job \(\w+: .*\); mend that, and a later look does it"):
+        run_worker(job, tmp_path / "out")
+    assert HostUnusable in MENDED_ELSEWHERE
 
 
 def test_a_worker_that_is_stopped_has_not_failed(job: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,6 +205,19 @@ def pending(study: Study, **arguments: Any) -> list[Checkpoint]:
         return find_pending.fn(study, **arguments).pending
 
 
+def test_checkpoints_whose_results_no_longer_count_are_said_to_be_evaluated_anew(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (100, 200):
+        write_checkpoint(tmp_path / "bucket" / "A" / f"step-{step}")
+    former = finished(study, step=200, protocol="another")
+    monkeypatch.setattr(Ledger, "finished", lambda _: {"key": former})
+    assert [line.partition("; ")[2] for line in discovery.look(study).to_evaluate()] == [
+        "its results are of other weights, another protocol or another version of the benchmarks",
+        "",
+    ]
+
+
 def test_pending_checkpoints_come_newest_first_and_no_more_than_asked_for(study: Study) -> None:
     for step in (5, 10, 15):
         write_checkpoint(Path(study.bucket) / "A" / f"step-{step}")

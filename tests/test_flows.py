@@ -157,15 +157,18 @@ def test_a_checkpoint_that_cannot_be_evaluated_is_noted_until_it_is_repaired_and
     assert "again once its files change" not in caplog.text
 
 
+def fails_for_good(*_: Any) -> None:
+    raise BadCheckpoint("Its weights are NaN.")
+
+
 def test_where_every_job_failed_there_is_no_second_failure_of_a_ranking(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*_: Any) -> None:
-        raise BadCheckpoint("Its weights are NaN.")
-
-    monkeypatch.setattr("tasks.evaluation.compute", fail)
+    monkeypatch.setattr("tasks.evaluation.compute", fails_for_good)
     study = str(make_study(tmp_path, tiny_checkpoint))
-    (evaluation,) = watch_checkpoints(study, return_state=True).result(raise_on_failure=False)
+    ended = watch_checkpoints(study, return_state=True)
+    assert ended.message == "A at step 100: capitals, sums: BadCheckpoint: Its weights are NaN"  # as a team is told
+    (evaluation,) = ended.result(raise_on_failure=False)
     assert evaluation.is_failed()
     assert "There are no results to rank yet." in caplog.text
     assert watch_checkpoints(study) == []
@@ -271,6 +274,36 @@ def test_a_back_fill_evaluates_a_range_of_steps_of_the_named_variants(
     assert backfill_checkpoints(str(study), 100, 200, variants=["A"], return_state=True).is_completed()
     results = Tracker(Study.read(study)).results()
     assert {(result.variant, result.step) for result in results} == {("A", 100), ("A", 200)}
+
+
+def test_a_back_fill_may_try_again_what_failed(
+    tmp_path: Path, tiny_checkpoint: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than each look describes."""
+    monkeypatch.setattr("tasks.discovery.NUM_FAILED", 0)
+    study = make_study(tmp_path, tiny_checkpoint, ("A", "B"))
+    with monkeypatch.context() as broken:
+        broken.setattr("tasks.evaluation.compute", fails_for_good)
+        assert watch_checkpoints(str(study), return_state=True).is_failed()
+    backfill_checkpoints(str(study), 0, 100)
+    assert computed == []
+    assert backfill_checkpoints(str(study), 0, 100, ["A"], retry_failed=True, return_state=True).is_completed()
+    assert sorted(computed) == ["A capitals", "A sums"]
+
+
+def test_a_variant_that_is_left_out_is_neither_evaluated_nor_ranked(
+    tmp_path: Path, tiny_checkpoint: Path, computed: list[str]
+) -> None:
+    study = make_study(tmp_path, tiny_checkpoint, ("A", "B"))
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    shutil.copytree(tiny_checkpoint, tmp_path / "bucket" / "B" / "step-200")
+    study.write_text('leave_out = ["B"]\n' + study.read_text())
+    computed.clear()
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert computed == []
+    latest = json.loads((tmp_path / ".softprompt" / "latest-ranking.json").read_text())
+    assert [standing["variant"] for standing in latest["standings"]] == ["A"]
+    assert latest["incomplete"] == {}
 
 
 def test_an_mlflow_that_does_not_answer_is_one_sentence(
