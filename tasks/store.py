@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import url2pathname
 
 from softprompt.errors import BadStudy, TrackingUnavailable, without_passwords
+from softprompt.files import unusable, usable
 from softprompt.fingerprints import fingerprint
 from softprompt.study import MEAN, Study
 from tasks.claims import claimed
@@ -55,6 +56,7 @@ class Store:
 
     Raises:
         TrackingUnavailable: inside `answers`, if the server does not answer.
+        HomeUnavailable: inside `answers`, if the study's home, or MLflow's store there, cannot be used.
         BadStudy: the study's experiment was deleted.
     """
 
@@ -188,19 +190,22 @@ class Store:
 
     @contextmanager
     def answers(self) -> Iterator[None]:
-        """Turn MLflow's and the network's many complaints into one."""
-        import requests
-        import sqlalchemy.exc
+        """Turn the many complaints of MLflow, the network and the home's disk into one each."""
         from mlflow.exceptions import MlflowException
+        from requests import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            yield
-        except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+            with usable(self.study.home):
+                yield
+        except (MlflowException, SQLAlchemyError, RequestException, ConnectionError, TimeoutError) as error:
+            if not self.study.tracking_uri and (fault := _databases(error)):
+                raise unusable(self.study.home, fault) from None
             reason = without_passwords(" ".join(str(_cause(error)).split()))[:300]
             remedy = "start it, or correct `tracking_uri` in the study"
             if "Invalid Host header" in reason:
                 remedy = "start it with the host of `tracking_uri` among its --allowed-hosts"
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if os.strerror(errno.ENOSPC) in reason:
                 remedy = "make room on that disk"
             raise TrackingUnavailable(
                 f"MLflow at {without_passwords(self.study.mlflow_uri)} cannot be used ({reason}); nothing computed is "
@@ -266,7 +271,20 @@ def _cause(error: BaseException) -> BaseException:
     and how often it was tried. Any other error itself."""
     from requests import ConnectionError
 
+    chain = _chain(error)
+    return chain[-1] if any(isinstance(each, ConnectionError) for each in chain) else error
+
+
+def _databases(error: BaseException) -> str:
+    """What the database itself said, if it is its fault; else nothing."""
+    from sqlalchemy.exc import DatabaseError
+
+    return next((str(each.orig) for each in _chain(error) if isinstance(each, DatabaseError)), "")
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """From an error to its innermost cause."""
     chain = [error]
     while deeper := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(deeper)
-    return chain[-1] if any(isinstance(each, ConnectionError) for each in chain) else error
+    return chain
