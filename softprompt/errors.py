@@ -67,6 +67,12 @@ class TrackingUnavailable(SoftPromptError):
     retryable = True
 
 
+class TrackingRefused(TrackingUnavailable):
+    """MLflow answers, and not to this user."""
+
+    retryable = False
+
+
 class LostResult(TrackingUnavailable):
     """MLflow says that a job is done, and does not hold its files."""
 

@@ -12,7 +12,15 @@ from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.states import Completed
 
-from softprompt.errors import BadBucket, BadStudy, HostUnusable, JobCancelled, RowsUnavailable, SoftPromptError
+from softprompt.errors import (
+    BadBucket,
+    BadStudy,
+    HostUnusable,
+    JobCancelled,
+    RowsUnavailable,
+    SoftPromptError,
+    TrackingRefused,
+)
 from softprompt.files import remove_whole, temporary_folder, usable
 from softprompt.request import Request
 from softprompt.result import Job, Result, is_saved
@@ -23,7 +31,7 @@ from tasks.retries import RETRIED, PrefectUnavailable
 from tasks.slots import slot
 from tasks.tracking import Tracker
 
-MENDED_ELSEWHERE = (BadBucket, BadStudy, HostUnusable, JobCancelled, RowsUnavailable)
+MENDED_ELSEWHERE = (BadBucket, BadStudy, HostUnusable, JobCancelled, RowsUnavailable, TrackingRefused)
 """Errors that go away while checkpoint, benchmark and protocol stay as they are: no end of the job."""
 
 

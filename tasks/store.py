@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import url2pathname
 
-from softprompt.errors import BadStudy, TrackingUnavailable, without_passwords
+from softprompt.errors import BadStudy, TrackingRefused, TrackingUnavailable, without_passwords
 from softprompt.files import unusable, usable
 from softprompt.fingerprints import fingerprint
 from softprompt.study import MEAN, Study
@@ -27,6 +27,12 @@ RUN_TAG = "run"
 """Of all runs of a study, which tells them from others that a team keeps in its experiment: what the run is of."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind readers as well."""
+
+REMEDIES = {
+    401: "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where this runs",
+    403: "give the user of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD the permission EDIT on the experiment",
+}
+"""By the status with which a server refuses a user."""
 
 NOTE = (
     "One variant's checkpoints along the training step. The run stays open, since more may come. The report and the "
@@ -56,6 +62,7 @@ class Store:
 
     Raises:
         TrackingUnavailable: inside `answers`, if the server does not answer.
+        TrackingRefused: inside `answers`, if it answers, and not to this user.
         HomeUnavailable: inside `answers`, if the study's home, or MLflow's store there, cannot be used.
         BadStudy: the study's experiment was deleted.
     """
@@ -202,12 +209,14 @@ class Store:
             if not self.study.tracking_uri and (fault := _databases(error)):
                 raise unusable(self.study.home, fault) from None
             reason = without_passwords(" ".join(str(_cause(error)).split()))[:300]
-            remedy = "start it, or correct `tracking_uri` in the study"
+            kind, remedy = TrackingUnavailable, "start it, or correct `tracking_uri` in the study"
             if "Invalid Host header" in reason:
                 remedy = "start it with the host of `tracking_uri` among its --allowed-hosts"
+            elif (status := _status(error)) in REMEDIES:
+                kind, remedy = TrackingRefused, REMEDIES[status]
             if os.strerror(errno.ENOSPC) in reason:
                 remedy = "make room on that disk"
-            raise TrackingUnavailable(
+            raise kind(
                 f"MLflow at {without_passwords(self.study.mlflow_uri)} cannot be used ({reason}); nothing computed is "
                 f"lost: {remedy}, and the same call goes on from here."
             ) from None  # the cause's own text may hold a password
@@ -273,6 +282,15 @@ def _cause(error: BaseException) -> BaseException:
 
     chain = _chain(error)
     return chain[-1] if any(isinstance(each, ConnectionError) for each in chain) else error
+
+
+def _status(error: BaseException) -> int | None:
+    """With which a server has answered, as far as MLflow's client or `requests` says."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code()
+    return getattr(getattr(error, "response", None), "status_code", None)
 
 
 def _databases(error: BaseException) -> str:
