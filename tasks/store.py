@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -87,9 +88,10 @@ class Store:
         def find() -> Any:
             found = self.client.get_experiment_by_name(self.study.name)
             if found and found.lifecycle_stage == "deleted":
+                where = f"MLFLOW_TRACKING_URI={shlex.quote(without_passwords(self.study.mlflow_uri))}"
                 raise BadStudy(
-                    f"The MLflow experiment {self.study.name!r} was deleted; restore it by `mlflow experiments restore "
-                    f"--experiment-id {found.experiment_id}`, or give the study another name."
+                    f"The MLflow experiment {self.study.name!r} was deleted; restore it by `{where} mlflow experiments "
+                    f"restore --experiment-id {found.experiment_id}`, or give the study another name."
                 )
             return found
 

@@ -1,7 +1,10 @@
 """What a real MLflow store shows of a study: runs, curves, rankings, failures."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -214,11 +217,15 @@ def test_a_variant_whose_jobs_failed_stands_in_the_ranking_and_its_error_in_mlfl
     assert tags("F") == {}
 
 
-def test_an_experiment_that_was_deleted_is_said_with_its_remedy(study: Study) -> None:
+def test_an_experiment_that_was_deleted_is_said_with_a_command_that_restores_it(study: Study, tmp_path: Path) -> None:
     store = Store(study)
     store.client.delete_experiment(store.experiment_id)
-    with pytest.raises(BadStudy, match=rf"was deleted; restore it by `mlflow .* {store.experiment_id}`, or give"):
+    with pytest.raises(BadStudy, match=r"was deleted; restore it by `.*`, or give") as caught:
         Tracker(study).ledger.finished()
+    command, here = str(caught.value).split("`")[1], Path(sys.executable).parent
+    where_mlflow_is = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=where_mlflow_is)
+    assert Tracker(study).ledger.finished() == {}
 
 
 def remove_home(study: Study) -> None:
