@@ -88,8 +88,13 @@ class Study:
         """Read a study's TOML file; relative paths in it are relative to the file.
 
         Raises:
-            BadStudy: the file is missing, is no TOML, or has unknown, missing or impossible settings.
+            BadStudy: no file is named, it is missing, is no TOML, or has unknown, missing or impossible settings.
         """
+        if not str(file):
+            raise BadStudy(
+                "No study is named; name its TOML file, and where a deployment runs it, deploy again with its path in "
+                "SOFTPROMPT_STUDY."
+            )
         file = Path(file).absolute()
         try:
             values = tomllib.loads(file.read_text(encoding="utf-8"))

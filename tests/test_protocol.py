@@ -243,6 +243,11 @@ def test_a_study_that_cannot_be_used_is_refused_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_an_empty_path_of_a_study_is_said_with_the_variable_it_mostly_comes_from() -> None:
+    with pytest.raises(BadStudy, match=r"^No study is named; .* deploy again with its path in SOFTPROMPT_STUDY\.$"):
+        Study.read("")
+
+
 def test_a_study_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadStudy, match=f"There is no study file {tmp_path}/nowhere.toml"):
         Study.read(tmp_path / "nowhere.toml")
