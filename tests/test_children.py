@@ -26,7 +26,7 @@ from softprompt.errors import BadBenchmark, BadStudy, HomeUnavailable, HostUnusa
 from softprompt.protocol import Protocol, Resources
 from softprompt.request import Request
 from softprompt.result import Result
-from tasks.children import run_worker
+from tasks.children import TAIL_CHARACTERS, run_worker
 from tasks.evaluation import MENDED_ELSEWHERE
 from tasks.interruption import interruptible
 from tasks.slots import LOCKS_VARIABLE, slot
@@ -160,6 +160,14 @@ def test_a_result_that_cannot_be_saved_is_no_failure_of_the_job(job: Request, tm
     (tmp_path / "out").touch()
     with pytest.raises(HomeUnavailable, match=rf"^{tmp_path}/out cannot be used \(File exists"):
         run_worker(job, tmp_path / "out")
+
+
+def test_of_long_last_words_the_end_is_kept(job: Request, tmp_path: Path) -> None:
+    words = "import os; print('x' * 5000, 'farewell', flush=True); os._exit(7)"
+    Path(job.benchmark_folder or "", "capitals.py").write_text(words)
+    with pytest.raises(JobFailed, match=r"the last it said: \.\.\. x+ farewell$") as caught:
+        run_worker(job, tmp_path / "out")
+    assert len(str(caught.value)) < TAIL_CHARACTERS + 100
 
 
 def test_a_worker_that_is_stopped_has_not_failed(job: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
