@@ -18,6 +18,7 @@ from softprompt.benchmarks import MIRROR_VARIABLE
 from softprompt.checkpoints import open_checkpoint
 from softprompt.checks import check, require_sound
 from softprompt.errors import BadStudy, SoftPromptError
+from softprompt.files import usable
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result, to_json
 from softprompt.study import Study
@@ -142,7 +143,8 @@ def study(
     if not arms:
         why = "every job failed, see above" if failures else f"{declared.bucket} holds no checkpoints yet"
         raise BadStudy(f"There is nothing to report: {why}.")
-    file = write_report(arms, report or Path(declared.home) / "study.html", title=declared.name)
+    with usable(declared.home):
+        file = write_report(arms, report or Path(declared.home) / "study.html", title=declared.name)
     if as_json:
         found = {"study": declared.name, "failures": failures, "arms": {arm.name: arm.to_dict() for arm in arms}}
         print(to_json(found))

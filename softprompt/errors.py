@@ -37,6 +37,12 @@ class CacheUnavailable(SoftPromptError):
     retryable = True
 
 
+class HomeUnavailable(SoftPromptError):
+    """What this machine keeps, a study's home or the locks of its slots, cannot be written or read."""
+
+    retryable = True
+
+
 class BadCheckpoint(SoftPromptError):
     """A checkpoint that cannot be evaluated, now or ever, as its files stand."""
 
@@ -59,6 +65,12 @@ class TrackingUnavailable(SoftPromptError):
     """MLflow did not answer; what was computed is kept and logged on a later try."""
 
     retryable = True
+
+
+class TrackingRefused(TrackingUnavailable):
+    """MLflow answers, and not to this user."""
+
+    retryable = False
 
 
 class LostResult(TrackingUnavailable):

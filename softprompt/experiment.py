@@ -14,8 +14,8 @@ from softprompt.arm import Arm
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.cache import Cache, tokenizer_fingerprint
 from softprompt.checkpoints import Checkpoint, discover
-from softprompt.errors import BadStudy, SoftPromptError
-from softprompt.files import remove_whole, temporary_folder
+from softprompt.errors import BadStudy, HomeUnavailable, SoftPromptError
+from softprompt.files import remove_whole, temporary_folder, usable
 from softprompt.progress import Progress, reporting
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Job, Result, is_saved
@@ -64,7 +64,8 @@ class Experiment:
         Args:
             progress: called with what is being done and the share of the whole that is done; by default a bar is shown
                 in a terminal or a notebook.
-            on_failure: called for a job that cannot be done, after which the others go on. By default it is raised.
+            on_failure: called for a job that cannot be done, after which the others go on. By default it is raised, as
+                is always that results cannot be kept.
             on_end: called after each job with its place among all and what became of it, e.g. "2 of 8: slow, A at step
                 100, svamp: done".
         """
@@ -81,7 +82,7 @@ class Experiment:
                     results[arm].append(self.result(job, advance))
                     became = "done"
                 except SoftPromptError as error:
-                    if on_failure is None:
+                    if on_failure is None or isinstance(error, HomeUnavailable):
                         raise
                     on_failure(job, error)
                     became = "failed"
@@ -105,7 +106,8 @@ class Experiment:
         if not is_saved(folder):
             from softprompt.evaluation import evaluate
 
-            remove_whole(folder)
+            with usable(self.folder):
+                remove_whole(folder)
             found = evaluate(
                 job.checkpoint,
                 job.benchmark,
@@ -116,7 +118,7 @@ class Experiment:
                 cache=self.cache,
                 progress=progress,
             )
-            with temporary_folder(folder) as half:
+            with usable(self.folder), temporary_folder(folder) as half:
                 found.save(half)
         return Result.load(folder)
 

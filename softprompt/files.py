@@ -1,5 +1,6 @@
 """Files and folders that others see whole or not at all."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -10,6 +11,10 @@ from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 
+from softprompt.errors import HomeUnavailable
+
+FAULTS_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""What writing into an open file says, without the file's name."""
 ABANDONED_S = 24 * 3600
 """A half-filled folder that nobody has written to for so long belongs to nobody."""
 
@@ -17,6 +22,34 @@ ABANDONED_S = 24 * 3600
 def at_home(place: str | PathLike[str]) -> Path:
     """A path whose `~` is the user's home; where nobody has such a home, it stays as it is."""
     return Path(os.path.expanduser(place))  # noqa: PTH111 (Path.expanduser raises for a name that nobody has)
+
+
+@contextmanager
+def usable(home: str | PathLike[str]) -> Iterator[None]:
+    """Turn what the disk says of a study's home, or of a folder in it, into one sentence. Other errors pass: those of
+    files that lie elsewhere, and of a network."""
+    try:
+        yield
+    except OSError as error:
+        if not _is_of(home, error):
+            raise
+        raise unusable(
+            home, f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+        ) from error
+
+
+def unusable(home: str | PathLike[str], reason: str) -> HomeUnavailable:
+    return HomeUnavailable(
+        f"{home} cannot be used ({reason}); make room on that disk, make it writable, or correct `home` in the study, "
+        "and the same call goes on from here."
+    )
+
+
+def _is_of(home: str | PathLike[str], error: OSError) -> bool:
+    if not isinstance(error.filename, str):
+        return error.errno in FAULTS_OF_A_DISK
+    home, place = Path(home).absolute(), Path(error.filename).absolute()
+    return place.is_relative_to(home) or home.is_relative_to(place)
 
 
 def write_whole(file: Path, text: str) -> Path:

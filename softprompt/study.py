@@ -23,8 +23,9 @@ PATHS = ("bucket", "mirror", "tokenizer", "benchmark_folder", "home")
 """Settings that may be a path relative to the study's file."""
 MEAN = "mean"
 """So the mean of a study's benchmarks is called where each has its name, as in MLflow's metrics."""
-MAX_CHARACTERS = 500
-"""Of the name of an experiment of MLflow's."""
+MAX_CHARACTERS = 246
+"""Of a study's name. As MLflow's experiment it may have 256 on PostgreSQL; as a folder's name 255 bytes, which are its
+own characters, all ASCII by then, and the nine that `plain` may add."""
 LISTS = ("benchmarks", "leave_out")
 NUMBERS = ("settle_s", "cache_gb", "lease_s")
 
@@ -87,8 +88,13 @@ class Study:
         """Read a study's TOML file; relative paths in it are relative to the file.
 
         Raises:
-            BadStudy: the file is missing, is no TOML, or has unknown, missing or impossible settings.
+            BadStudy: no file is named, it is missing, is no TOML, or has unknown, missing or impossible settings.
         """
+        if not str(file):
+            raise BadStudy(
+                "No study is named; name its TOML file, and where a deployment runs it, deploy again with its path in "
+                "SOFTPROMPT_STUDY."
+            )
         file = Path(file).absolute()
         try:
             values = tomllib.loads(file.read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 
 from softprompt.errors import HostUnusable, SoftPromptError, in_short
-from softprompt.files import write_whole
+from softprompt.files import usable, write_whole
 from softprompt.request import ERROR_SUFFIX, Request
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -32,7 +32,8 @@ def main(request_file: str, folder: str) -> None:
 
     result = Request.from_dict(json.loads(Path(request_file).read_text())).run(ProgressLines(processes.is_main()))
     if processes.is_main():
-        result.save(folder)
+        with usable(folder):
+            result.save(folder)
     processes.leave()
 
 

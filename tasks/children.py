@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from softprompt import errors
@@ -18,6 +18,8 @@ from softprompt.request import ERROR_SUFFIX, Request
 from tasks.interruption import check_interrupted, sleep
 
 TAIL_LINES = 30
+TAIL_CHARACTERS = 2000
+"""Of the last words in an error, which every look repeats."""
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What systemd, Slurm or a terminal sends to all processes of a unit; a child may end by it before its flow knows."""
 SECONDS_UNTIL_A_STOP_IS_KNOWN = 3.0
@@ -69,8 +71,7 @@ def run_worker(
                 )
             sleep(SECONDS_UNTIL_A_STOP_IS_KNOWN)
             raise errors.JobFailed(
-                f"The job's process ended with status {child.returncode} and no result; the last it said: "
-                + " | ".join(tail)
+                f"The job's process ended with status {child.returncode} and no result; the last it said: {_last(tail)}"
             )
 
 
@@ -112,6 +113,11 @@ def _follow(child: subprocess.Popen[str], timeout_s: float | None, on_line: Call
         if is_childs:
             tail.append(line)
         on_line(line)
+
+
+def _last(words: Iterable[str]) -> str:
+    said = " | ".join(words)
+    return said if len(said) <= TAIL_CHARACTERS else f"... {said[-TAIL_CHARACTERS:]}"
 
 
 def _read(child: subprocess.Popen[str], lines: "queue.Queue[str | None]") -> None:

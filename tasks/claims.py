@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from softprompt.errors import TrackingUnavailable
+from softprompt.errors import HomeUnavailable, TrackingUnavailable
 from tasks.interruption import sleep
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_TRIES = 2.0
 SECONDS_TO_GIVE_WAY = 0.2
 TIMES_TO_GIVE_WAY = 10
+
+AWAY = (TrackingUnavailable, HomeUnavailable)
+"""How it is said that the store does not answer, on a server or in the study's home."""
 
 _given_up: set[str] = set()
 """Claims that this process has ended and MLflow, being away, still holds: to its next try they are nobody's."""
@@ -34,6 +37,7 @@ def claimed(store: "Store", key: str, *, patience_s: float) -> Iterator[bool]:
 
     Raises:
         TrackingUnavailable: MLflow does not answer.
+        HomeUnavailable: its store, where it lies in the study's home, cannot be used.
     """
     claim = Claim(store, key)
     deadline = time.monotonic() + patience_s
@@ -96,7 +100,7 @@ class Claim:
         if tag is None:
             tag = self.tag
             _given_up.add(tag)
-        with suppress(TrackingUnavailable), self.store.answers():
+        with suppress(*AWAY), self.store.answers():
             self.store.client.delete_experiment_tag(self.store.experiment_id, tag)
             _given_up.discard(tag)
 
@@ -107,7 +111,7 @@ class Claim:
 
         def renew() -> None:
             while not over.wait(self.lease_s / 3):
-                with suppress(TrackingUnavailable):
+                with suppress(*AWAY):
                     self.write()
 
         thread = threading.Thread(target=renew, name=self.tag, daemon=True)

@@ -12,8 +12,16 @@ from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.states import Completed
 
-from softprompt.errors import BadBucket, BadStudy, HostUnusable, JobCancelled, RowsUnavailable, SoftPromptError
-from softprompt.files import remove_whole, temporary_folder
+from softprompt.errors import (
+    BadBucket,
+    BadStudy,
+    HostUnusable,
+    JobCancelled,
+    RowsUnavailable,
+    SoftPromptError,
+    TrackingRefused,
+)
+from softprompt.files import remove_whole, temporary_folder, usable
 from softprompt.request import Request
 from softprompt.result import Job, Result, is_saved
 from softprompt.study import Study
@@ -23,7 +31,7 @@ from tasks.retries import RETRIED, PrefectUnavailable
 from tasks.slots import slot
 from tasks.tracking import Tracker
 
-MENDED_ELSEWHERE = (BadBucket, BadStudy, HostUnusable, JobCancelled, RowsUnavailable)
+MENDED_ELSEWHERE = (BadBucket, BadStudy, HostUnusable, JobCancelled, RowsUnavailable, TrackingRefused)
 """Errors that go away while checkpoint, benchmark and protocol stay as they are: no end of the job."""
 
 
@@ -71,9 +79,10 @@ def room_for_a_job(study: Study) -> Iterator[tuple[str, ...]]:
 def evaluate_and_log(tracker: Tracker, job: Job, devices: tuple[str, ...] = ()) -> None:
     """A result that was computed but not logged, because the process died or MLflow was away, is logged without being
     computed again. If another process was faster, because this one lost its claim meanwhile, its result stands."""
-    folder = tracker.results_folder / job.key
+    folder, home = tracker.results_folder / job.key, tracker.study.home
     if not is_saved(folder):
-        remove_whole(folder)
+        with usable(home):  # found out before anything is computed
+            remove_whole(folder)
         try:
             compute(tracker.study, job, folder, devices)
         except SoftPromptError as error:
@@ -82,7 +91,8 @@ def evaluate_and_log(tracker: Tracker, job: Job, devices: tuple[str, ...] = ()) 
                 tracker.log_failure(job, error)
             raise
     if is_finished(tracker, job, retry_failed=True):
-        remove_whole(folder)
+        with usable(home):
+            remove_whole(folder)
     else:
         tracker.log(job, folder)
 
@@ -95,11 +105,13 @@ def is_finished(tracker: Tracker, job: Job, retry_failed: bool) -> bool:
 def compute(study: Study, job: Job, folder: Path, devices: tuple[str, ...]) -> None:
     """Evaluate `job` and save its result as `folder`, whole or not at all."""
     logger, request = get_run_logger(), Request.of(study, job)
-    with temporary_folder(folder) as half:
-        if study.resources.in_child:
+    if study.resources.in_child:
+        with usable(study.home), temporary_folder(folder) as half:
             run_worker(request, half, devices=devices, on_line=lambda line: logger.info("%s", line))
-        else:
-            request.run(lambda what, share: logger.debug("%s, %.0f %%", what, 100 * share)).save(half)
+    else:
+        found = request.run(lambda what, share: logger.debug("%s, %.0f %%", what, 100 * share))
+        with usable(study.home), temporary_folder(folder) as half:
+            found.save(half)
     result = Result.load(folder, with_items=False)
     headline = result.metrics[result.headline]
     logger.info(

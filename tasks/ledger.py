@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.checkpoints import Checkpoint
-from softprompt.files import write_whole
+from softprompt.files import usable, write_whole
 from softprompt.fingerprints import fingerprint
 from softprompt.result import Job
 from softprompt.study import Study
@@ -73,6 +73,7 @@ class Ledger:
 
     Raises:
         TrackingUnavailable: from every method, if MLflow does not answer.
+        HomeUnavailable: from every method, if the study's home cannot be used.
     """
 
     def __init__(self, store: Store) -> None:
@@ -97,7 +98,8 @@ class Ledger:
             models |= {model_id: _alive(found, active) for model_id, found in entries.items()}
             seen_ms = max([seen_ms, *(model.last_updated_timestamp for model in changed)])
             values = {"source": source, "seen_ms": seen_ms, "read_s": read_s, "models": models}
-            write_whole(self.copy, json.dumps(values))
+            with usable(self.study.home):
+                write_whole(self.copy, json.dumps(values))
         return _finished(models.values())
 
     def finished_of(self, checkpoint: Checkpoint) -> dict[str, Finished]:
@@ -111,7 +113,8 @@ class Ledger:
         """Throw the copy away if it misses any of these finished jobs. It does where the clock of MLflow was set back,
         or a process died between the tag and the call that makes it seen."""
         if not set(known) <= self.finished().keys():
-            self.copy.unlink(missing_ok=True)
+            with usable(self.study.home):
+                self.copy.unlink(missing_ok=True)
 
     def to_rank(self) -> list[Finished]:
         """Done jobs of the study's protocol and of its benchmarks as they are now; of a checkpoint that was

@@ -10,7 +10,7 @@ from prefect.events import emit_event
 
 from softprompt.arm import Arm
 from softprompt.diagnosis import Diagnosis
-from softprompt.files import write_whole
+from softprompt.files import usable, write_whole
 from softprompt.ranking import Ranking
 from softprompt.result import to_json
 from softprompt.scores import SCORE_IN_WORDS
@@ -72,9 +72,10 @@ def publish(study: Study) -> tuple[Ranking, Diagnosis, str]:
     past = PastRankings(tracker, jobs)
     ranking = replace(ranking, notes=(*ranking.notes, *past.notes))
     arm = Arm(name=study.name, results=tuple(results), ranking=ranking, past=tuple(past.rankings))
-    report = write_report([arm], home / "report.html", title=study.name)
     values = {**ranking.to_dict(), "diagnosis": arm.diagnosis.to_dict()}
-    latest = write_whole(home / "latest-ranking.json", to_json(values))
+    with usable(home):
+        report = write_report([arm], home / "report.html", title=study.name)
+        latest = write_whole(home / "latest-ranking.json", to_json(values))
     tracker.log_rankings(past.new, jobs)
     tracker.log_ranking_files([report, latest, past.save()])
     return ranking, arm.diagnosis, tracker.ledger.basis(finished)

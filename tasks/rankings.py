@@ -10,7 +10,7 @@ from typing import Any
 
 from softprompt.bucket import Bucket
 from softprompt.errors import BadStudy, LostResult
-from softprompt.files import write_whole
+from softprompt.files import usable, write_whole
 from softprompt.fingerprints import fingerprint
 from softprompt.ranking import Comparison, Ranking, Signal, Standing, matched_steps, on_later_steps, rank
 from softprompt.result import Result
@@ -114,7 +114,8 @@ class PastRankings:
         return fingerprint([list(self.tracker.study.benchmarks), sorted((job.key, job.run_id) for job in jobs)])
 
     def save(self) -> Path:
-        return write_whole(self.file, json.dumps({"fields": FIELDS, "rankings": self.known}))
+        with usable(self.tracker.study.home):
+            return write_whole(self.file, json.dumps({"fields": FIELDS, "rankings": self.known}))
 
     def _read(self) -> dict[str, dict[str, Any]]:
         """What is kept; if it is lost here, from MLflow; if another version wrote it, nothing."""

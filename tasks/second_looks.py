@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 from softprompt.checkpoints import Folder
-from softprompt.files import write_whole
+from softprompt.files import usable, write_whole
 from softprompt.fingerprints import fingerprint
 from softprompt.study import Study
 
@@ -18,7 +18,8 @@ class SecondLook:
 
     def __init__(self, study: Study, now_s: float) -> None:
         name = fingerprint([study.name, study.bucket, study.layout])
-        self.file = Path(study.home) / f"looked-again-{name}"
+        self.home = Path(study.home)
+        self.file = self.home / f"looked-again-{name}"
         self.hour = int(now_s // HOUR_S)
         """Hours since 1970."""
         first = max(self._last() + 1, self.hour - HOURS_A_DAY + 1)
@@ -33,8 +34,9 @@ class SecondLook:
     def done(self) -> None:
         """Whatever was due has been looked into, and nothing of it is left to be evaluated."""
         if self.is_due():
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.file, str(self.hour))
+            with usable(self.home):
+                self.home.mkdir(parents=True, exist_ok=True)
+                write_whole(self.file, str(self.hour))
 
     def _last(self) -> int:
         """The hour of the last finished look; the one before this if that is unknown, or a clock was set back."""

@@ -7,7 +7,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
+from softprompt.errors import HomeUnavailable
 from softprompt.fingerprints import fingerprint
 from softprompt.protocol import Resources
 from tasks.interruption import sleep
@@ -25,15 +27,16 @@ def slot(home: str, resources: Resources, on_wait: Callable[[], None] = lambda: 
         home: of the study. Devices that are named are shared by all studies of this user on this host; without any, a
             study keeps to one job at a time on each host by itself.
         on_wait: called once if all slots are taken.
+
+    Raises:
+        HomeUnavailable: no lock can be made.
     """
-    folder = Path(os.environ.get(LOCKS_VARIABLE) or f"{tempfile.gettempdir()}/softprompt-{os.getuid()}")
-    folder.mkdir(parents=True, exist_ok=True)
     for num_tries in itertools.count():
         for devices in resources.slots:
             with ExitStack() as locks:
                 try:
                     for name in devices or [fingerprint(home)]:
-                        file = locks.enter_context((folder / f".slot-{name}").open("w"))
+                        file = locks.enter_context(_open_lock(name))
                         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
                     continue
@@ -42,3 +45,15 @@ def slot(home: str, resources: Resources, on_wait: Callable[[], None] = lambda: 
         if not num_tries:
             on_wait()
         sleep(SECONDS_BETWEEN_TRIES)
+
+
+def _open_lock(name: str) -> TextIO:
+    folder = Path(os.environ.get(LOCKS_VARIABLE) or f"{tempfile.gettempdir()}/softprompt-{os.getuid()}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / f".slot-{name}").open("w")
+    except OSError as error:
+        raise HomeUnavailable(
+            f"{folder}, where this host's slots are locked, cannot be used ({error.strerror}); make it a folder that "
+            f"can be written, or name one in {LOCKS_VARIABLE}."
+        ) from error

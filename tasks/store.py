@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -11,7 +12,8 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import url2pathname
 
-from softprompt.errors import BadStudy, TrackingUnavailable, without_passwords
+from softprompt.errors import BadStudy, TrackingRefused, TrackingUnavailable, without_passwords
+from softprompt.files import unusable, usable
 from softprompt.fingerprints import fingerprint
 from softprompt.study import MEAN, Study
 from tasks.claims import claimed
@@ -26,6 +28,12 @@ RUN_TAG = "run"
 """Of all runs of a study, which tells them from others that a team keeps in its experiment: what the run is of."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind readers as well."""
+
+REMEDIES = {
+    401: "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where this runs",
+    403: "give the user of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD the permission EDIT on the experiment",
+}
+"""By the status with which a server refuses a user."""
 
 NOTE = (
     "One variant's checkpoints along the training step. The run stays open, since more may come. The report and the "
@@ -55,6 +63,8 @@ class Store:
 
     Raises:
         TrackingUnavailable: inside `answers`, if the server does not answer.
+        TrackingRefused: inside `answers`, if it answers, and not to this user.
+        HomeUnavailable: inside `answers`, if the study's home, or MLflow's store there, cannot be used.
         BadStudy: the study's experiment was deleted.
     """
 
@@ -78,9 +88,10 @@ class Store:
         def find() -> Any:
             found = self.client.get_experiment_by_name(self.study.name)
             if found and found.lifecycle_stage == "deleted":
+                where = f"MLFLOW_TRACKING_URI={shlex.quote(without_passwords(self.study.mlflow_uri))}"
                 raise BadStudy(
-                    f"The MLflow experiment {self.study.name!r} was deleted; restore it by `mlflow experiments restore "
-                    f"--experiment-id {found.experiment_id}`, or give the study another name."
+                    f"The MLflow experiment {self.study.name!r} was deleted; restore it by `{where} mlflow experiments "
+                    f"restore --experiment-id {found.experiment_id}`, or give the study another name."
                 )
             return found
 
@@ -188,21 +199,26 @@ class Store:
 
     @contextmanager
     def answers(self) -> Iterator[None]:
-        """Turn MLflow's and the network's many complaints into one."""
-        import requests
-        import sqlalchemy.exc
+        """Turn the many complaints of MLflow, the network and the home's disk into one each."""
         from mlflow.exceptions import MlflowException
+        from requests import RequestException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
-            yield
-        except (MlflowException, requests.RequestException, sqlalchemy.exc.SQLAlchemyError, OSError) as error:
+            with usable(self.study.home):
+                yield
+        except (MlflowException, SQLAlchemyError, RequestException, ConnectionError, TimeoutError) as error:
+            if not self.study.tracking_uri and (fault := _databases(error)):
+                raise unusable(self.study.home, fault) from None
             reason = without_passwords(" ".join(str(_cause(error)).split()))[:300]
-            remedy = "start it, or correct `tracking_uri` in the study"
+            kind, remedy = TrackingUnavailable, "start it, or correct `tracking_uri` in the study"
             if "Invalid Host header" in reason:
                 remedy = "start it with the host of `tracking_uri` among its --allowed-hosts"
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            elif (status := _status(error)) in REMEDIES:
+                kind, remedy = TrackingRefused, REMEDIES[status]
+            if os.strerror(errno.ENOSPC) in reason:
                 remedy = "make room on that disk"
-            raise TrackingUnavailable(
+            raise kind(
                 f"MLflow at {without_passwords(self.study.mlflow_uri)} cannot be used ({reason}); nothing computed is "
                 f"lost: {remedy}, and the same call goes on from here."
             ) from None  # the cause's own text may hold a password
@@ -266,7 +282,29 @@ def _cause(error: BaseException) -> BaseException:
     and how often it was tried. Any other error itself."""
     from requests import ConnectionError
 
+    chain = _chain(error)
+    return chain[-1] if any(isinstance(each, ConnectionError) for each in chain) else error
+
+
+def _status(error: BaseException) -> int | None:
+    """With which a server has answered, as far as MLflow's client or `requests` says."""
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code()
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _databases(error: BaseException) -> str:
+    """What the database itself said, if it is its fault; else nothing."""
+    from sqlalchemy.exc import DatabaseError
+
+    return next((str(each.orig) for each in _chain(error) if isinstance(each, DatabaseError)), "")
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """From an error to its innermost cause."""
     chain = [error]
     while deeper := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(deeper)
-    return chain[-1] if any(isinstance(each, ConnectionError) for each in chain) else error
+    return chain

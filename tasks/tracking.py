@@ -36,6 +36,7 @@ class Tracker:
 
     Raises:
         TrackingUnavailable: from every method, if the server does not answer.
+        HomeUnavailable: from every method, if the study's home cannot be used.
     """
 
     def __init__(self, study: Study) -> None:
@@ -54,12 +55,12 @@ class Tracker:
         """Log a saved result and then, last, that its job is done. A checkpoint's LoggedModel carries its headline
         only: with all metrics it would take MLflow minutes to list ten thousand of them."""
         start = time.perf_counter()
-        result = Result.load(folder, with_items=False)
-        # Points say what a first try of this would have said: the seconds of that one may stand in the folder already.
-        result = replace(result, cost=result.cost.with_seconds("log", 0.0))
         checkpoint = job.checkpoint
         artifacts = artifact_folder(job.benchmark.name, checkpoint.step, job.key)
         with self.store.answers():
+            result = Result.load(folder, with_items=False)
+            # Points say what a first try of this would have said: its seconds may stand in the folder already.
+            result = replace(result, cost=result.cost.with_seconds("log", 0.0))
             run_id = self.store.run_id(result.variant)
             self.store.client.log_artifacts(run_id, str(folder), artifacts)
             model_id = self.ledger.model_id(job, run_id)
@@ -124,7 +125,7 @@ class Tracker:
 
     def fetch(self, run_id: str, path: str, target: Path) -> None:
         """Copy an artifact from MLflow to `target`."""
-        with self.store.answers(), tempfile.TemporaryDirectory() as folder:
+        with self.store.answers(), tempfile.TemporaryDirectory(dir=target.parent) as folder:
             shutil.copyfile(self.store.client.download_artifacts(run_id, path, folder), target)
 
     def log_truth(self, truth: dict[str, dict[int, float]]) -> None:
@@ -141,17 +142,21 @@ class Tracker:
         """The folder of a result on this machine, fetched from MLflow if it is not whole there."""
         folder = self.results_folder / job.key
         if not is_saved(folder):
-            remove_whole(folder)
-            with self.store.answers(), temporary_folder(folder) as half:
-                for artifact in self.store.client.list_artifacts(job.run_id, job.artifacts):
-                    self.fetch(job.run_id, artifact.path, half / Path(artifact.path).name)
-                if not is_saved(half):
-                    raise LostResult(
-                        f"MLflow's run {job.run_id} holds no whole result at {job.artifacts}, though the job is done; "
-                        "bring its artifacts back, or delete the checkpoint's LoggedModel, and ledger.json at home, to "
-                        "have it evaluated again."
-                    )
+            with self.store.answers():
+                remove_whole(folder)
+                with temporary_folder(folder) as half:
+                    self._fetch_result(job, half)
         return folder
+
+    def _fetch_result(self, job: Finished, folder: Path) -> None:
+        for artifact in self.store.client.list_artifacts(job.run_id, job.artifacts):
+            self.fetch(job.run_id, artifact.path, folder / Path(artifact.path).name)
+        if not is_saved(folder):
+            raise LostResult(
+                f"MLflow's run {job.run_id} holds no whole result at {job.artifacts}, though the job is done; bring "
+                "its artifacts back, or delete the checkpoint's LoggedModel, and ledger.json at home, to have it "
+                "evaluated again."
+            )
 
 
 def _of_all_benchmarks(standing: Standing) -> dict[str, float]:

@@ -22,11 +22,11 @@ from safetensors.numpy import load_file
 from waiting import wait_for
 
 from softprompt.checkpoints import open_checkpoint
-from softprompt.errors import BadBenchmark, BadStudy, HostUnusable, JobCancelled, JobFailed
+from softprompt.errors import BadBenchmark, BadStudy, HomeUnavailable, HostUnusable, JobCancelled, JobFailed
 from softprompt.protocol import Protocol, Resources
 from softprompt.request import Request
 from softprompt.result import Result
-from tasks.children import run_worker
+from tasks.children import TAIL_CHARACTERS, run_worker
 from tasks.evaluation import MENDED_ELSEWHERE
 from tasks.interruption import interruptible
 from tasks.slots import LOCKS_VARIABLE, slot
@@ -155,6 +155,21 @@ def test_a_fault_of_the_machine_is_no_fault_of_the_job(
     assert HostUnusable in MENDED_ELSEWHERE
 
 
+@pytest.mark.slow
+def test_a_result_that_cannot_be_saved_is_no_failure_of_the_job(job: Request, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(HomeUnavailable, match=rf"^{tmp_path}/out cannot be used \(File exists"):
+        run_worker(job, tmp_path / "out")
+
+
+def test_of_long_last_words_the_end_is_kept(job: Request, tmp_path: Path) -> None:
+    words = "import os; print('x' * 5000, 'farewell', flush=True); os._exit(7)"
+    Path(job.benchmark_folder or "", "capitals.py").write_text(words)
+    with pytest.raises(JobFailed, match=r"the last it said: \.\.\. x+ farewell$") as caught:
+        run_worker(job, tmp_path / "out")
+    assert len(str(caught.value)) < TAIL_CHARACTERS + 100
+
+
 def test_a_worker_that_is_stopped_has_not_failed(job: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A unit's end signals all its processes, in no order: the flow may hear of it last. A launcher only says 1."""
     ended = threading.Event()
@@ -239,6 +254,16 @@ def test_locks_are_the_hosts_where_processes_have_folders_and_names_of_their_own
         late.start()
         assert waiting.wait(10)
     late.join(10)
+
+
+def test_locks_that_cannot_be_made_are_said_with_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "locks").touch()
+    monkeypatch.setenv(LOCKS_VARIABLE, str(tmp_path / "locks"))
+    with (
+        pytest.raises(HomeUnavailable, match=rf"^{tmp_path}/locks, where .* \(File exists\); .* {LOCKS_VARIABLE}\.$"),
+        slot(str(tmp_path), Resources()),
+    ):
+        pass
 
 
 def test_a_slot_is_free_again_when_its_process_is_killed(tmp_path: Path) -> None:

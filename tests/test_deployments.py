@@ -1,5 +1,6 @@
 """prefect.yaml on real Prefect and S3 servers with a real worker: by hand, by event and on a schedule."""
 
+import asyncio
 import importlib
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -268,6 +270,18 @@ def test_the_deployments_are_those_that_are_documented() -> None:
     guide = (ROOT / "docs" / "deploying.md").read_text()
     for name in declared_deployments():
         assert name.replace("_", "-") in guide
+
+
+@pytest.mark.parametrize("missing", ["SOFTPROMPT_CHECKOUT", "SOFTPROMPT_STUDY"])
+def test_nothing_is_deployed_without_a_variable(missing: str) -> None:
+    (step,) = yaml.safe_load((ROOT / "prefect.yaml").read_text())["build"]
+    ((function, inputs),) = step.items()
+    module, name = function.rsplit(".", 1)
+    given = {"SOFTPROMPT_CHECKOUT": "/opt/softprompt", "SOFTPROMPT_STUDY": "/srv/study.toml"}
+    run = partial(getattr(importlib.import_module(module), name), **inputs)
+    asyncio.run(run(env=given))
+    with pytest.raises(RuntimeError, match=f"{missing}: is not set"):
+        asyncio.run(run(env={**given, missing: ""}))
 
 
 @pytest.mark.parametrize("name", declared_deployments())

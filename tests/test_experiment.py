@@ -20,7 +20,7 @@ import softprompt
 from softprompt import evaluation
 from softprompt.arm import Arm, own_settings, side_by_side
 from softprompt.cli import app
-from softprompt.errors import BadStudy
+from softprompt.errors import BadStudy, HomeUnavailable
 from softprompt.experiment import Experiment, checkpoints_of
 from softprompt.report import write_report
 from softprompt.result import Result
@@ -97,6 +97,16 @@ def test_a_checkpoint_that_cannot_be_evaluated_does_not_stop_the_others(file: Pa
         "5 of 8: cue, B at step 100, capitals: failed",
     ]
     assert [s["variant"] for s in found["arms"]["cue"]["ranking"]["standings"]] == ["A"]
+
+
+def test_a_home_that_cannot_be_made_stops_a_study_before_anything_is_computed(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: pytest.fail("It was computed."))
+    file.write_text(file.read_text().replace('home = ".softprompt"', 'home = "/proc/softprompt"'))
+    error = CliRunner().invoke(app, ["study", str(file)]).exception
+    assert isinstance(error, HomeUnavailable)
+    assert str(error).startswith("/proc/softprompt/results cannot be used (No such file")
 
 
 def test_checkpoints_are_named_or_all_of_the_bucket(file: Path) -> None:

@@ -5,7 +5,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +321,42 @@ def test_an_mlflow_that_does_not_answer_is_one_sentence(
         Tracker(Study.read(study)).ledger.finished()
     assert "secret" not in str(caught.value)
     assert "Retrying" not in caplog.text
+
+
+@pytest.fixture
+def refusing_server() -> Iterator[HTTPServer]:
+    """A server that answers everything with its `status`, as MLflow's does where it knows users by password."""
+
+    class Refusal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(self.server.status)  # type: ignore[attr-defined]
+            self.end_headers()
+            self.wfile.write(b"Permission denied")
+
+    with HTTPServer(("127.0.0.1", 0), Refusal) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (401, "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where this runs,"),
+        (403, "give the user of MLFLOW_TRACKING_USERNAME .* the permission EDIT on the experiment,"),
+    ],
+)
+def test_an_mlflow_that_refuses_its_user_says_so_and_is_not_asked_again(
+    tmp_path: Path, refusing_server: HTTPServer, status: int, remedy: str
+) -> None:
+    refusing_server.status = status  # type: ignore[attr-defined]
+    study = make_study(tmp_path)
+    study.write_text(f'tracking_uri = "http://127.0.0.1:{refusing_server.server_port}"\n' + study.read_text())
+    with pytest.raises(
+        TrackingUnavailable, match=rf"cannot be used \(.* {status} .*nothing computed is lost: {remedy}"
+    ) as caught:
+        Tracker(Study.read(study)).ledger.finished()
+    assert not caught.value.retryable
 
 
 def test_a_users_error_in_a_flow_is_a_sentence_and_a_bug_keeps_its_traceback(

@@ -206,6 +206,11 @@ def test_studies_side_by_side_have_homes_of_their_own_that_lie_beside_the_file(t
     assert homes[1].name.startswith("gr-e-")
 
 
+@pytest.mark.parametrize("name", ["a" * 246, "a" * 244 + "!a", "日" * 246])
+def test_a_folder_may_be_called_by_the_longest_name(tmp_path: Path, name: str) -> None:
+    Path(Study.read(write(tmp_path, STUDY.replace("tiny", name))).home).mkdir(parents=True)
+
+
 def test_urls_hub_names_and_absolute_paths_stay_as_they_are(tmp_path: Path) -> None:
     text = STUDY.replace('"checkpoints"', '"s3://bucket/run"')
     study = Study.read(write(tmp_path, 'tokenizer = "org/name"\nmirror = "/data"\n' + text))
@@ -217,7 +222,8 @@ def test_urls_hub_names_and_absolute_paths_stay_as_they_are(tmp_path: Path) -> N
     [
         ('name = "tiny"', 'name = "tiny"\nbuckets = "b"', r"unknown settings \['buckets'\], known are .*'bucket'"),
         ('bucket = "checkpoints"', "", r"lacks the settings \['bucket'\]"),
-        ('name = "tiny"', 'name = " "', "name is ' '; expected 1 to 500 characters"),
+        ('name = "tiny"', 'name = " "', "name is ' '; expected 1 to 246 characters"),
+        ("tiny", "ü" * 247, "name is 'ü+'; expected 1 to 246 characters"),
         ("arc_easy_words", "arc_hard", "no benchmark 'arc_hard'; known are .*arc_easy"),
         ('["arc_easy_words"]', "[]", "names no benchmarks"),
         ('["arc_easy_words"]', '"arc_easy_words"', "benchmarks"),
@@ -235,6 +241,11 @@ def test_a_study_that_cannot_be_used_is_refused_in_one_sentence(
     with pytest.raises(SoftPromptError, match=message) as caught:
         Study.read(write(tmp_path, STUDY.replace(old, new)))
     assert "\n" not in str(caught.value)
+
+
+def test_an_empty_path_of_a_study_is_said_with_the_variable_it_mostly_comes_from() -> None:
+    with pytest.raises(BadStudy, match=r"^No study is named; .* deploy again with its path in SOFTPROMPT_STUDY\.$"):
+        Study.read("")
 
 
 def test_a_study_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,11 @@
 """What a real MLflow store shows of a study: runs, curves, rankings, failures."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +14,10 @@ import pytest
 from recorded import job, log, log_rankings, points
 from studies import recorded_result
 
-from softprompt.errors import BadStudy, SoftPromptError
+from softprompt.errors import BadStudy, HomeUnavailable, SoftPromptError
 from softprompt.result import Job
 from softprompt.study import Study
+from tasks.evaluation import evaluate_and_log
 from tasks.rankings import PastRankings, rank_at
 from tasks.store import Store
 from tasks.tracking import Tracker
@@ -211,8 +217,39 @@ def test_a_variant_whose_jobs_failed_stands_in_the_ranking_and_its_error_in_mlfl
     assert tags("F") == {}
 
 
-def test_an_experiment_that_was_deleted_is_said_with_its_remedy(study: Study) -> None:
+def test_an_experiment_that_was_deleted_is_said_with_a_command_that_restores_it(study: Study, tmp_path: Path) -> None:
     store = Store(study)
     store.client.delete_experiment(store.experiment_id)
-    with pytest.raises(BadStudy, match=rf"was deleted; restore it by `mlflow .* {store.experiment_id}`, or give"):
+    with pytest.raises(BadStudy, match=r"was deleted; restore it by `.*`, or give") as caught:
         Tracker(study).ledger.finished()
+    command, here = str(caught.value).split("`")[1], Path(sys.executable).parent
+    where_mlflow_is = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path, env=where_mlflow_is)
+    assert Tracker(study).ledger.finished() == {}
+
+
+def remove_home(study: Study) -> None:
+    shutil.rmtree(study.home)
+
+
+def spoil_database(study: Study) -> None:
+    Path(study.home, "mlflow.db").write_bytes(b"no database" * 1000)
+
+
+@pytest.mark.parametrize("spoil", [remove_home, spoil_database])
+def test_a_home_that_is_lost_while_a_result_is_logged_is_not_laid_to_mlflow(
+    study: Study, spoil: Callable[[Study], None]
+) -> None:
+    mine = job(study)
+    folder = recorded_result(mine).save(Tracker(study).results_folder / mine.key)
+    spoil(study)
+    with pytest.raises(HomeUnavailable, match=rf"^{re.escape(study.home)} cannot be used \(.*`home` in the study"):
+        Tracker(study).log(mine, folder)
+
+
+def test_a_home_that_cannot_be_made_is_said_by_whatever_needs_it(study: Study) -> None:
+    elsewhere = replace(study, home="/proc/softprompt", tracking_uri=study.mlflow_uri)
+    with pytest.raises(HomeUnavailable, match=r"^/proc/softprompt cannot be used \(No such file"):
+        Tracker(elsewhere).ledger.finished()
+    with pytest.raises(HomeUnavailable, match=r"^/proc/softprompt cannot be used \(No such file"):
+        evaluate_and_log(Tracker(elsewhere), job(study))
