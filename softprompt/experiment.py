@@ -129,7 +129,8 @@ class Experiment:
 
 
 def checkpoints_of(study: Study, uris: Sequence[str] = (), steps: Sequence[int] = ()) -> list[Checkpoint]:
-    """Those at `uris`, or all complete ones in the study's bucket; of these only those at `steps`, if any are named.
+    """Those at `uris`, or all complete ones in the study's bucket but of variants that it leaves out; of these only
+    those at `steps`, if any are named.
 
     Raises:
         BadStudy: there is something in the bucket, and nothing of it is a complete checkpoint; or none is at `steps`.
@@ -138,8 +139,8 @@ def checkpoints_of(study: Study, uris: Sequence[str] = (), steps: Sequence[int] 
         found = [study.locate(uri) for uri in uris]
     else:
         look = discover(study.bucket, study.layout, marker=study.marker, settle_s=study.settle_s)
-        found = look.checkpoints
-        if look.rejected and not found:
+        found = [checkpoint for checkpoint in look.checkpoints if checkpoint.variant not in study.leave_out]
+        if look.rejected and not look.checkpoints:
             reasons = " ".join(map(str, [*look.rejected.values()][:NUM_REASONS]))
             raise BadStudy(f"No checkpoint in {study.bucket} can be evaluated. {reasons}")
     chosen = [checkpoint for checkpoint in found if not steps or checkpoint.step in steps]

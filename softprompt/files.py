@@ -1,6 +1,5 @@
 """Files and folders that others see whole or not at all."""
 
-import errno
 import os
 import shutil
 import tempfile
@@ -12,9 +11,8 @@ from os import PathLike
 from pathlib import Path
 
 from softprompt.errors import HomeUnavailable
+from softprompt.host import FAULTS_OF_A_DISK
 
-FAULTS_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""What writing into an open file says, without the file's name."""
 ABANDONED_S = 24 * 3600
 """A half-filled folder that nobody has written to for so long belongs to nobody."""
 
@@ -46,9 +44,10 @@ def unusable(home: str | PathLike[str], reason: str) -> HomeUnavailable:
 
 
 def _is_of(home: str | PathLike[str], error: OSError) -> bool:
-    if not isinstance(error.filename, str):
+    name = error.filename2 or error.filename  # of a copy, what could not be written
+    if not isinstance(name, str):  # into an open file
         return error.errno in FAULTS_OF_A_DISK
-    home, place = Path(home).absolute(), Path(error.filename).absolute()
+    home, place = Path(home).absolute(), Path(name).absolute()
     return place.is_relative_to(home) or home.is_relative_to(place)
 
 

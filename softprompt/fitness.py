@@ -7,14 +7,20 @@ from torch import Tensor
 
 from softprompt.decode import answer
 from softprompt.errors import BadCheckpoint, in_short
+from softprompt.host import fault_of_host
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Prompt
-from softprompt.trials import are_near
+from softprompt.trials import NEGLIGIBLE, are_near
 
 NUM_PAIRS = 8
 """Of prompts that are tried before a network is refused. In bfloat16 rounding now and then sends a token to other
 experts, for one pair of a few; what takes padding for text does so with all."""
+ROUNDING = 4
+"""Steps between neighbouring numbers of the network's kind, at its largest logit, that are no difference: what a
+checkpoint says early in its training hardly depends on the prompt."""
+LOWEST = -1e6
+"""For minus infinity, which some networks say of tokens that they never say."""
 
 
 def check_fitness(model: LanguageModel, uri: str) -> None:
@@ -31,6 +37,8 @@ def check_fitness(model: LanguageModel, uri: str) -> None:
         except Exception as error:  # whatever its code may raise
             if should_reduce_batch_size(error):
                 raise
+            if fault := fault_of_host(error):
+                raise fault from error
             reason = f"{type(error).__name__}: {in_short(str(error))}"
             raise BadCheckpoint(
                 f"{uri}: its network, {name}, cannot be evaluated here ({reason}); {remedy}."
@@ -42,14 +50,15 @@ def check_fitness(model: LanguageModel, uri: str) -> None:
 
 def _doubt(model: LanguageModel, number: int) -> str:
     """What a pair of prompts, each alone and both together, speaks against the network; empty if nothing."""
-    ids = [(20 * number + i) % len(model.tokenizer) for i in range(20)]
+    ids = [(20 * number + i) % model.num_tokens for i in range(20)]
     short, long = (Prompt(ids=its, slots=[TOKEN] * len(its), head_length=2) for its in (ids[:4], ids[4:]))
     prefill = Prefill(model)
     short_V, long_V = (_bounded(prefill.read([prompt]).logits_BV[0]) for prompt in (short, long))
     padded_V, behind_V = _bounded(prefill.read([short, long]).logits_BV)  # behind heads that have been read
     answer(prefill, [short, long], max_new_tokens=2, candidates=[[ids[:2], ids[1:3]]] * 2)
     plain_TV, part_TV = _plain_logits(model, long.ids), _plain_logits(model, long.ids[:6])
-    scale = (long_V - short_V).abs().max()
+    rounding = ROUNDING * torch.finfo(model.network.dtype).eps * plain_TV[plain_TV > LOWEST].abs().max()
+    scale = torch.maximum((long_V - short_V).abs().max(), rounding / NEGLIGIBLE)
     if not are_near(part_TV[-1], plain_TV[5], scale):
         return "sees what follows a position, as no language model that is read from left to right does"
     if not are_near(padded_V, short_V, scale):
@@ -67,5 +76,4 @@ def _plain_logits(model: LanguageModel, ids: list[int]) -> Tensor:
 
 
 def _bounded(logits: Tensor) -> Tensor:
-    """Some networks say minus infinity of tokens that they never say."""
-    return logits.clamp(min=-1e6)
+    return logits.clamp(min=LOWEST)

@@ -126,7 +126,7 @@ def takes_masks(model: LanguageModel) -> bool:
 def _proves_to_take_masks(model: LanguageModel) -> bool:
     """Two candidates behind a prompt, in one row and each in its own: what differs must be next to nothing of what the
     first would do to the second if it were seen."""
-    ids = [i % len(model.tokenizer) for i in range(10)]
+    ids = [i % model.num_tokens for i in range(10)]
     prompt, first, second = ids[:4], ids[4:7], ids[7:]
 
     def alone(*parts: list[int]) -> Tensor:

@@ -19,12 +19,15 @@ from softprompt.checkpoints import Checkpoint
 from softprompt.completeness import CONFIG_FILE, broken_json
 from softprompt.errors import BadCheckpoint, BadStudy, SoftPromptError, in_short
 from softprompt.fitness import check_fitness
+from softprompt.host import fault_of_host
 from softprompt.memory import does_not_fit
 from softprompt.models import LanguageModel
 from softprompt.protocol import Resources
 from softprompt.tokenizer import load_named_tokenizer, load_tokenizer
 
-_NOT_TRAINED = re.compile(r"(attn|attention)\.(masked_)?bias$|(inv_freq|(cos|sin)_cached|causal_mask)$")
+_NOT_TRAINED = re.compile(
+    r"(attn|attention)\.(masked_)?bias$|(inv_freq|(cos|sin)_cached|causal_mask|freqs_cis|_extra_state)$"
+)
 """Of weights that networks calculate, and some have saved: masks, and tables of positions."""
 _last: dict[tuple[Checkpoint, Resources, str | None, Cache | None], LanguageModel] = {}
 """The one model that is kept, by what it was loaded with."""
@@ -92,6 +95,8 @@ def _load(
         except Exception as error:  # transformers raises many kinds for broken files; each is one broken checkpoint
             if should_reduce_batch_size(error):
                 raise
+            if fault := fault_of_host(error):
+                raise fault from error
             if broken := broken_json(folder):
                 raise BadCheckpoint(f"{uri}/{broken} is half written or no JSON; upload it again.") from error
             if unknown := _unknown_architecture(folder, with_code=resources.trust_remote_code):
@@ -135,8 +140,8 @@ def _load(
 def _unread(network: Any, unexpected: Iterable[str]) -> list[str]:
     """Weights of the network's layers, or of more layers than its config counts, that are left over. Those elsewhere
     may be: a reward head, a vision tower, layers that predict further tokens."""
-    config = network.config.get_text_config()
-    num_layers, base = config.num_hidden_layers, network.base_model_prefix
+    config, base = network.config.get_text_config(), network.base_model_prefix
+    num_layers = getattr(config, "num_hidden_layers", 0)
     names = [n for n, m in network.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == num_layers]
     places = "|".join(re.escape(place) for name in names for place in (name, name.removeprefix(f"{base}.")))
     further = range(num_layers, num_layers + (getattr(config, "num_nextn_predict_layers", None) or 0))
@@ -188,7 +193,8 @@ def _device(resources: Resources) -> torch.device:
 
 def _check(model: LanguageModel, uri: str) -> None:
     num_rows = model.network.get_input_embeddings().weight.shape[0]
-    num_tokens = max(len(model.tokenizer), 1 + max(model.tokenizer.get_vocab().values()))  # some leave numbers out
+    needed = {i for i in model.tokenizer.get_vocab().values() if not model.marks.get(i)}
+    num_tokens = 1 + max(needed)  # some leave numbers out
     if num_tokens > num_rows:
         raise BadCheckpoint(
             f"{uri}: the tokenizer has {num_tokens} tokens, the embedding only {num_rows} rows; "
@@ -196,6 +202,8 @@ def _check(model: LanguageModel, uri: str) -> None:
         )
     if not model.eos_ids:
         raise BadCheckpoint(f"{uri}: neither tokenizer nor generation config names an end-of-sequence token.")
+    masks = {name for name, _ in model.network.named_buffers()}  # which may hold infinity
     for name, weight in (*model.network.named_parameters(), *model.network.named_buffers()):
-        if not weight.is_meta and weight.is_floating_point() and not torch.isfinite(weight).all():
+        is_spoilt = torch.isnan(weight) if name in masks else ~torch.isfinite(weight)
+        if not weight.is_meta and is_spoilt.any():
             raise BadCheckpoint(f"{uri}: the weights {name} hold NaN or infinity; the pre-training has diverged.")

@@ -98,6 +98,19 @@ class LanguageModel:
         return num_positions * per_position * size + num_logits * per_logit
 
     @functools.cached_property
+    def num_tokens(self) -> int:
+        """That tokenizer and embedding both have. Gemma 3's tokenizer has one more, which stands for an image."""
+        return min(len(self.tokenizer), self.network.get_input_embeddings().weight.shape[0])
+
+    @functools.cached_property
+    def marks(self) -> dict[int, bool]:
+        """Tokens beside those of the vocabulary, such as what ends a turn, and whether they are special ones."""
+        added = self.tokenizer.added_tokens_decoder
+        if not isinstance(added, dict):  # but a method that raises: mistral-common's
+            return dict.fromkeys(self.tokenizer.all_special_ids, True)
+        return {i: token.special for i, token in added.items()}
+
+    @functools.cached_property
     def bos_ids(self) -> list[int]:
         """What the tokenizer itself puts in front of every text: usually one BOS token, or nothing."""
         alone, whole = self.encode("a"), self.tokenizer("a").input_ids
@@ -111,7 +124,7 @@ class LanguageModel:
         configured, own = self.network.generation_config.eos_token_id, self.tokenizer.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
         if own is not None:
-            ids = [own, *(i for i in ids if i in self.tokenizer.added_tokens_decoder)]
+            ids = [own, *(i for i in ids if i in self.marks)]
         return frozenset(i for i in ids if i is not None)
 
     @property
@@ -162,7 +175,7 @@ class LanguageModel:
     def embedding_rms(self) -> float:
         """Root mean square of the embedded vocabulary, scale of the embedding layer included (Gemma has one)."""
         squares, count = 0.0, 0
-        for ids in torch.split(torch.arange(len(self.tokenizer), device=self.device), 8192):
+        for ids in torch.split(torch.arange(self.num_tokens, device=self.device), 8192):
             rows_VD = self.embed(ids).double()
             squares, count = squares + rows_VD.square().sum().item(), count + rows_VD.numel()
         return (squares / count) ** 0.5

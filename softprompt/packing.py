@@ -226,7 +226,7 @@ def packs(model: LanguageModel) -> bool:
 def _proves_to_pack(model: LanguageModel) -> bool:
     """Two rows behind a head, packed and each alone: what differs must be next to nothing of what the first would do to
     the second if it were seen."""
-    ids = [i % len(model.tokenizer) for i in range(10)]
+    ids = [i % model.num_tokens for i in range(10)]
     head, first, second = ids[:3], ids[3:6], ids[6:]
 
     def alone(*parts: list[int]) -> Tensor:

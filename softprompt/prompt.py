@@ -128,7 +128,7 @@ class Placement:
         if self.front_text:
             return list(itertools.islice(itertools.cycle(model.encode(self.front_text)), self.num_front))
         special = set(model.tokenizer.all_special_ids)
-        ordinary = [i for i in range(len(model.tokenizer)) if i not in special]
+        ordinary = [i for i in range(model.num_tokens) if i not in special]
         return random.Random(f"vectors of seed {seed}").choices(ordinary, k=self.num_front)
 
 

@@ -90,7 +90,7 @@ class Study:
         Raises:
             BadStudy: no file is named, it is missing, is no TOML, or has unknown, missing or impossible settings.
         """
-        if not str(file):
+        if str(file) in ("", "."):
             raise BadStudy(
                 "No study is named; name its TOML file, and where a deployment runs it, deploy again with its path in "
                 "SOFTPROMPT_STUDY."

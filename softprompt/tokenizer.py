@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils.hub import cached_file
 
 from softprompt.cache import Cache, open_tokenizer
 from softprompt.errors import BadStudy, in_short
@@ -20,12 +21,17 @@ def load_tokenizer(place: str | Path, *, with_code: bool = False) -> Any:
     never seen. The beginning of a text may differ: there a setting, `add_prefix_space`, rightly has a say.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(place, trust_remote_code=with_code)
-    is_ours_to_judge = type(tokenizer).__module__.startswith("transformers.") and tokenizer.is_fast
-    if not is_ours_to_judge or not (Path(place) / "tokenizer.json").is_file():
+    is_of_transformers = type(tokenizer).__module__.startswith("transformers.")
+    if not (is_of_transformers and isinstance(tokenizer, PreTrainedTokenizerFast) and _has_rules(place)):
         return tokenizer
     own: Any = PreTrainedTokenizerFast.from_pretrained(place)
     cut, as_said = (each(PROBE, add_special_tokens=False).input_ids[1:] for each in (tokenizer, own))
     return tokenizer if cut == as_said and len(tokenizer) == len(own) else own
+
+
+def _has_rules(place: str | Path) -> bool:
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    return cached_file(str(place), "tokenizer.json", **quiet) is not None
 
 
 def load_named_tokenizer(place: str, cache: Cache | None, *, with_code: bool = False) -> Any:

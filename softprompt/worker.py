@@ -8,8 +8,6 @@ error that a user can act on is printed as one line, written to REQUEST.error, a
 
 import json
 import os
-import platform
-import re
 import signal
 import sys
 import threading
@@ -17,14 +15,12 @@ import time
 import traceback
 from pathlib import Path
 
-from softprompt.errors import HostUnusable, SoftPromptError, in_short
+from softprompt.errors import SoftPromptError
 from softprompt.files import usable, write_whole
+from softprompt.host import fault_of_host
 from softprompt.request import ERROR_SUFFIX, Request
 
 SECONDS_BETWEEN_LINES = 10.0
-_OF_A_GPU = re.compile(r"CUDA (error|driver)|No CUDA GPUs")
-_OF_A_NETWORK = re.compile(r"device-side assert|illegal memory access")
-"""Among them what a network may be to blame for."""
 
 
 def main(request_file: str, folder: str) -> None:
@@ -62,17 +58,6 @@ def end_with_stdin() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def in_words(error: Exception) -> SoftPromptError | None:
-    """What a user can act on: an error of ours, or a fault of this machine's; None for any other."""
-    if isinstance(error, SoftPromptError):
-        return error
-    is_of_gpu = _OF_A_GPU.search(str(error)) and not _OF_A_NETWORK.search(str(error))
-    if not (isinstance(error, ImportError | OSError) or is_of_gpu):
-        return None
-    reason = in_short(f"{type(error).__name__}: {error}")
-    return HostUnusable(f"{platform.node()} cannot do the job ({reason}); mend that, and a later look does it.")
-
-
 if __name__ == "__main__":
     arguments = sys.argv[1:]
     if arguments[-1] == "--while-stdin-is-open":
@@ -81,7 +66,7 @@ if __name__ == "__main__":
     try:
         main(*arguments)
     except Exception as error:
-        told = in_words(error)
+        told = error if isinstance(error, SoftPromptError) else fault_of_host(error)
         if told is None:
             raise
         if told is not error:

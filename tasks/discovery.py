@@ -28,7 +28,7 @@ NUM_FAILED = 50
 fails on each of thousands must not make each look describe them all."""
 NUM_SAID = 20
 """Most lines of a kind that one look says."""
-ANEW = "; its results are of other weights, another protocol or another version of the benchmarks"
+ANEW = "; its results are of other weights, another protocol, other benchmarks or another version of them"
 _said: set[tuple[str | None, str]] = set()
 """Flow runs with what they have warned of: one run looks many times."""
 
@@ -110,6 +110,9 @@ def find_jobs(study: Study, uri: str, *, retry_failed: bool = False) -> list[Job
     """The unfinished jobs of the checkpoint at `uri`, and, if asked for, those that failed before."""
     logger = get_run_logger()
     checkpoint = study.locate(uri)
+    if checkpoint.variant in study.leave_out:
+        logger.info("%s: the study leaves %s out", checkpoint.name, checkpoint.variant)
+        return []
     ledger = Tracker(study).ledger
     finished = ledger.finished_of(checkpoint)
     ledger.check_copy(finished)
@@ -133,7 +136,7 @@ def look(
     failures = {job.place for job in newest(study, finished.values()) if job.status == "failed"}
     done = settled(study, finished.values()) - (failures if retry_failed else set())
     looked_into = worth_a_look(untried, done, failures, again)
-    others = {job.place for job in finished.values()}
+    others = {job.place for job in finished.values() if job.status == "done"}
     found = Look(study.bucket, len(folders), list(listing.rejected.values()))
     how = {"marker": study.marker, "settle_s": study.settle_s, "with_tokenizer": not study.tokenizer}
     for _, each in describe_each(bucket, looked_into, **how):

@@ -201,13 +201,12 @@ class Store:
     def answers(self) -> Iterator[None]:
         """Turn the many complaints of MLflow, the network and the home's disk into one each."""
         from mlflow.exceptions import MlflowException
-        from requests import RequestException
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             with usable(self.study.home):
                 yield
-        except (MlflowException, SQLAlchemyError, RequestException, ConnectionError, TimeoutError) as error:
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             if not self.study.tracking_uri and (fault := _databases(error)):
                 raise unusable(self.study.home, fault) from None
             reason = without_passwords(" ".join(str(_cause(error)).split()))[:300]
@@ -296,10 +295,11 @@ def _status(error: BaseException) -> int | None:
 
 
 def _databases(error: BaseException) -> str:
-    """What the database itself said, if it is its fault; else nothing."""
+    """What the database itself said, if it is its fault and none that passes; else nothing."""
     from sqlalchemy.exc import DatabaseError
 
-    return next((str(each.orig) for each in _chain(error) if isinstance(each, DatabaseError)), "")
+    said = next((str(each.orig) for each in _chain(error) if isinstance(each, DatabaseError)), "")
+    return "" if "locked" in said else said
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -313,6 +313,25 @@ def test_rounding_that_sends_a_token_to_other_experts_once_refuses_no_network(
     assert pairs == [0, 1]
 
 
+def test_a_checkpoint_that_says_the_same_to_all_prompts_is_refused_for_no_rounding(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """As early in a training it does: how often each token comes, whatever stands before."""
+    torch.manual_seed(0)
+    wide = {"n_embd": 128, "n_layer": 4, "n_head": 4}
+    network = AutoModelForCausalLM.from_config(transformers.GPT2Config(**wide, vocab_size=320, eos_token_id=0))
+    frequencies_V = 1 / torch.arange(1.0, 321)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for _ in range(40):
+        ids_BT = torch.multinomial(frequencies_V, 512, replacement=True).view(16, 32)
+        torch.autograd.backward(network(ids_BT, labels=ids_BT).loss)
+        optimizer.step()
+        optimizer.zero_grad()
+    network.save_pretrained(tmp_path / "A" / "step-20")
+    AutoTokenizer.from_pretrained(tiny_checkpoint).save_pretrained(tmp_path / "A" / "step-20")
+    load_model(open_checkpoint(tmp_path / "A" / "step-20"), Resources(device="cpu", dtype="bfloat16"))
+
+
 def test_a_window_that_a_config_names_and_a_network_does_not_use_changes_nothing(
     tiny_checkpoint: Path, tmp_path: Path, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
 ) -> None:

@@ -22,7 +22,16 @@ from safetensors.numpy import load_file
 from waiting import wait_for
 
 from softprompt.checkpoints import open_checkpoint
-from softprompt.errors import BadBenchmark, BadStudy, HomeUnavailable, HostUnusable, JobCancelled, JobFailed
+from softprompt.errors import (
+    BadBenchmark,
+    BadCheckpoint,
+    BadStudy,
+    HomeUnavailable,
+    HostUnusable,
+    JobCancelled,
+    JobFailed,
+)
+from softprompt.loading import load_model
 from softprompt.protocol import Protocol, Resources
 from softprompt.request import Request
 from softprompt.result import Result
@@ -168,6 +177,28 @@ def test_of_long_last_words_the_end_is_kept(job: Request, tmp_path: Path) -> Non
     with pytest.raises(JobFailed, match=r"the last it said: \.\.\. x+ farewell$") as caught:
         run_worker(job, tmp_path / "out")
     assert len(str(caught.value)) < TAIL_CHARACTERS + 100
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_host"),
+    [
+        (RuntimeError("CUDA driver version is insufficient"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (OSError("there is no file named model.safetensors"), False),
+        (PermissionError(13, "Permission denied"), True),
+    ],
+)
+def test_loading_and_its_trial_tell_a_fault_of_the_machine_from_one_of_the_checkpoint(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, is_of_host: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    expected = HostUnusable if is_of_host else BadCheckpoint
+    for place in ("softprompt.fitness._doubt", "softprompt.loading.load_tokenizer"):
+        monkeypatch.setattr(place, fail)
+        with pytest.raises(expected):
+            load_model(open_checkpoint(tiny_checkpoint), Resources(device="cpu", micro_batch=9))
 
 
 def test_a_worker_that_is_stopped_has_not_failed(job: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,7 +213,7 @@ def test_checkpoints_whose_results_no_longer_count_are_said_to_be_evaluated_anew
     former = finished(study, step=200, protocol="another")
     monkeypatch.setattr(Ledger, "finished", lambda _: {"key": former})
     assert [line.partition("; ")[2] for line in discovery.look(study).to_evaluate()] == [
-        "its results are of other weights, another protocol or another version of the benchmarks",
+        "its results are of other weights, another protocol, other benchmarks or another version of them",
         "",
     ]
 

@@ -1,6 +1,7 @@
 """A checkpoint's tokenizer cuts text as its file says, whatever transformers makes of the names around it."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,3 +62,13 @@ def test_an_ordinary_token_that_a_config_calls_the_end_ends_no_answer(own: Path)
     model = load_model(open_checkpoint(own), Resources(device="cpu"))
     assert model.tokenizer.convert_ids_to_tokens(2) == "!"
     assert model.eos_ids == {0}
+
+
+def test_a_mark_without_a_row_of_the_embedding_is_none_of_a_texts_tokens(own: Path) -> None:
+    """As Gemma 3's, which stands for an image."""
+    tokenizer = load_tokenizer(own)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(own)
+    model = load_model(open_checkpoint(own), Resources(device="cpu"))
+    assert (len(model.tokenizer), model.num_tokens) == (321, 320)
+    assert math.isfinite(model.embedding_rms)

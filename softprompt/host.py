@@ -1,0 +1,23 @@
+"""Faults of the machine that a job runs on, which are none of the job's: another may do it, or this one later."""
+
+import errno
+import platform
+import re
+
+from softprompt.errors import HostUnusable, in_short
+
+FAULTS_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+_OF_A_DISK_OR_SYSTEM = (*FAULTS_OF_A_DISK, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_OF_A_GPU = re.compile(
+    r"CUDA driver|[Nn]o CUDA|busy or unavailable|uncorrectable ECC|no kernel image|initialization error"
+)
+"""Of CUDA's words those that say that a device is not to be used; others a network may be to blame for."""
+
+
+def fault_of_host(error: Exception) -> HostUnusable | None:
+    """What to raise in its place if the machine is to blame, for it lacks a library, or its disk or its GPU fails."""
+    is_of_system = isinstance(error, OSError) and error.errno in _OF_A_DISK_OR_SYSTEM  # libraries' own have no number
+    if not (isinstance(error, ImportError) or is_of_system or _OF_A_GPU.search(str(error))):
+        return None
+    reason = in_short(f"{type(error).__name__}: {error}")
+    return HostUnusable(f"{platform.node()} cannot do the job ({reason}); mend that, and a later look does it.")
