@@ -28,6 +28,11 @@ def spoil_weights(folder: Path) -> None:
     change_weights(folder, lambda weights: {**weights, "model.layers.1.mlp.up_proj.weight": nan})
 
 
+def overflow(folder: Path) -> None:
+    huge = np.full(32, 3e38, dtype=np.float32)
+    change_weights(folder, lambda weights: {**weights, "model.norm.weight": huge})
+
+
 def spoil_tokenizer(folder: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -100,6 +105,7 @@ def leave_numbers_out(folder: Path) -> None:
     ("spoil", "message"),
     [
         (spoil_weights, "the weights model.layers.1.mlp.up_proj.weight hold NaN or infinity; the pre-training has"),
+        (overflow, r"LlamaForCausalLM, gives infinite logits or none in torch.float32, though its weights are finite"),
         (spoil_tokenizer, "the tokenizer has 330 tokens, the embedding only 320 rows; .* as `tokenizer` in the study"),
         (remove_tokenizer, r"has no tokenizer \(yet\); if it never gets one, name one as `tokenizer`"),
         (spoil_config, r"has the architecture 'no such model', which transformers [\d.]+ does not know; .*--trust-rem"),
