@@ -108,7 +108,8 @@ def check_settled(bucket: Bucket, path: str, files: dict[str, Entry], *, marker:
 
 def broken_json(folder: Path, pattern: str = "*.json") -> str | None:
     """The first of a checkpoint's small files on this machine that should be JSON and is not. For when loading has
-    failed: to read them all at every look would cost a bucket of thousands of checkpoints as many requests."""
+    failed, and for files that transformers passes over if they are broken: to read them all at every look would cost a
+    bucket of thousands of checkpoints as many requests."""
     for file in sorted(folder.glob(pattern)):
         if _fits(file.name, SMALL_FILES):
             try:

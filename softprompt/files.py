@@ -31,9 +31,7 @@ def usable(home: str | PathLike[str]) -> Iterator[None]:
     except OSError as error:
         if not _is_of(home, error):
             raise
-        raise unusable(
-            home, f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
-        ) from error
+        raise unusable(home, ": ".join(filter(None, (error.strerror, _place(error))))) from error
 
 
 def unusable(home: str | PathLike[str], reason: str) -> HomeUnavailable:
@@ -43,9 +41,15 @@ def unusable(home: str | PathLike[str], reason: str) -> HomeUnavailable:
     )
 
 
+def _place(error: OSError) -> str:
+    """What could not be used, of a copy its target; empty for an open file."""
+    name = error.filename2 or error.filename
+    return name if isinstance(name, str) else ""
+
+
 def _is_of(home: str | PathLike[str], error: OSError) -> bool:
-    name = error.filename2 or error.filename  # of a copy, what could not be written
-    if not isinstance(name, str):  # into an open file
+    name = _place(error)
+    if not name:
         return error.errno in FAULTS_OF_A_DISK
     home, place = Path(home).absolute(), Path(name).absolute()
     return place.is_relative_to(home) or home.is_relative_to(place)
