@@ -19,7 +19,10 @@ ui: $(READY)  ## Serve the MLflow UI on the demo
 	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server \
 	    --backend-store-uri sqlite:///demo/mlflow.db --default-artifact-root demo/mlartifacts --port 5000
 
-test: lint fast slow  ## Lint, types, import rules, tests
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test: lint $(READY)  ## Lint, types, import rules, tests
+	$(PYTEST) -m "not gpu"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -28,10 +31,10 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 fast: $(READY)  ## The quick tests alone
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 slow: $(READY)  ## The tests with a Prefect server and a worker
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 clean:  ## Remove what the demo made
 	rm -rf $(filter-out demo/study.toml,$(wildcard demo/*))

@@ -110,7 +110,7 @@ def _follow(child: subprocess.Popen[str], timeout_s: float | None, on_line: Call
             child.wait()
             return tail
         is_childs = is_childs and LAUNCHERS_REPORT not in line
-        if is_childs:
+        if is_childs and line:
             tail.append(line)
         on_line(line)
 

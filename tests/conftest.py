@@ -1,5 +1,6 @@
 """What the tests share: a tiny checkpoint, a toy benchmark, a quick protocol. Nothing here reaches the network."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -63,6 +64,10 @@ WORDINGS = (
     "Which city is the capital of {country}, a country on this planet?",
     "Name the capital of {country}.",
 )
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported is no garbage: to look through it took a second at each model loaded
 
 
 def pytest_unconfigure() -> None:
