@@ -16,10 +16,11 @@ from softprompt.memory import peak_bytes, reset_peak
 from softprompt.models import LanguageModel
 
 TRIAL_S = 0.1
-TRIAL_ROWS = 1024
-"""Rows of the product that a device's rate is measured on, as many as the tokens of a large batch."""
-PRODUCTS_OF_A_TRIAL = {"cuda": 50}
-"""By kind of device, if more than one: a GPU may be done with one before its host has launched it."""
+TRIAL_ROWS = defaultdict(lambda: 1024, {"cuda": 16_384})
+"""Rows of the product that a device's rate is measured on, by its kind: as many as the tokens of a large batch. On a GPU
+1,024 of a small model are done before the next product is launched."""
+PRODUCTS_OF_A_TRIAL = defaultdict(lambda: 1, {"cuda": 20})
+"""In a row, by kind of device: the host of a GPU is ahead of it."""
 
 
 class Meter:
@@ -87,8 +88,8 @@ def matrix_rate(model: LanguageModel) -> float:
 def _rate(num_out: int, num_in: int, dtype: torch.dtype, device: torch.device) -> float:
     """The best of several tries, since whatever else runs only slows it down."""
     weight = torch.randn(num_out, num_in, device=device).to(dtype)
-    rows = torch.randn(TRIAL_ROWS, num_in, device=device).to(dtype)
-    num_products = PRODUCTS_OF_A_TRIAL.get(device.type, 1)
+    num_rows, num_products = TRIAL_ROWS[device.type], PRODUCTS_OF_A_TRIAL[device.type]
+    rows = torch.randn(num_rows, num_in, device=device).to(dtype)
 
     def seconds() -> float:
         if device.type == "cuda":
@@ -104,4 +105,4 @@ def _rate(num_out: int, num_in: int, dtype: torch.dtype, device: torch.device) -
     tries = [seconds()]
     while sum(tries) < TRIAL_S:
         tries.append(seconds())
-    return 2 * TRIAL_ROWS * num_out * num_in * num_products / min(tries)
+    return 2 * num_rows * num_out * num_in * num_products / min(tries)

@@ -225,6 +225,31 @@ def test_gradients_equal_those_of_a_plain_loop(
         torch.testing.assert_close(found_SPD, expected_SPD, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@PLACEMENTS
+def test_a_gpu_finds_the_same_outputs_and_gradients(
+    model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows, placement: str
+) -> None:
+    """Of passes that are met, recorded and replayed, where they can be recorded; run, where not."""
+    network = AutoModelForCausalLM.from_config(model.network.config)
+    network.load_state_dict(model.network.state_dict())
+    there = LanguageModel(network.to("cuda").eval().requires_grad_(False), model.tokenizer)
+    prompts, vectors_SPD = mixed_prompts(model, toy_benchmark, quick_protocol, rows.train[::4], placement)
+    generations, _ = answer(Prefill(there), prompts, vectors_SPD.to("cuda"), max_new_tokens=6, micro_batch=8)
+    outputs = [plain_output(model, prompt, vectors_SPD, (), 6) for prompt in prompts]
+    assert [(generation.text, generation.stopped) for generation in generations] == outputs
+    prefill = Prefill(there)
+    here, place = (Placement(placement, Wording(one, toy_benchmark), quick_protocol) for one in (model, there))
+    for first in (0, 1, 0, 1):
+        batch, same = (training_rows(where, rows.train[first::7], seeds=(0, 1)) for where in (here, place))
+        expected_SPD, expected_S = plain_gradients(model, here, batch, quick_protocol)
+        found_SPD, found_S = gradients(there, place, same, quick_protocol, prefill=prefill)
+        torch.testing.assert_close(found_S.cpu(), expected_S, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found_SPD.cpu(), expected_SPD, rtol=1e-2, atol=1e-4)
+    print(model.network.config.model_type, placement, prefill.graphs.num_recorded, prefill.graphs.are_on)
+
+
 def test_truncated_gradients_equal_those_of_a_plain_loop_that_detaches_the_question(
     model: LanguageModel, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
 ) -> None:

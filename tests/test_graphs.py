@@ -106,13 +106,13 @@ def test_what_is_recorded_has_fewer_kernels_and_the_network_is_its_own_again(
 
 
 def test_a_size_is_chosen_if_its_recording_takes_less_than_the_padding_that_it_saves() -> None:
-    """A recording takes as long as three passes; a tenth more of 20 passes is two, of 40 four."""
+    """A recording takes as long as ten passes; a tenth more of 50 passes is five, of 150 fifteen."""
 
     def sizes(num: int) -> list[Size]:
         return [*[Size(100, 10, 10)] * num, Size(110, 11, 11)]
 
-    assert few_sizes(sizes(20)) == [Size(110, 11, 11)]
-    assert few_sizes(sizes(40)) == [Size(100, 10, 10), Size(110, 11, 11)]
+    assert few_sizes(sizes(50)) == [Size(110, 11, 11)]
+    assert few_sizes(sizes(150)) == [Size(100, 10, 10), Size(110, 11, 11)]
 
 
 def test_every_pass_is_held_by_a_chosen_size() -> None:
