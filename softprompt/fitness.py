@@ -2,13 +2,13 @@
 job or, worse, give scores that depend on who shares a pass."""
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from softprompt import processes
 from softprompt.decode import answer
 from softprompt.errors import BadCheckpoint, in_short
 from softprompt.host import fault_of_host
+from softprompt.memory import is_out_of_memory
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import TOKEN, Prompt
@@ -37,7 +37,7 @@ def check_fitness(model: LanguageModel, uri: str) -> None:
             # Of all processes, which may round differently and must go on together.
             doubt = next(filter(None, processes.everyones(_doubt(model, number))), "")
         except Exception as error:  # whatever its code may raise
-            if should_reduce_batch_size(error):
+            if is_out_of_memory(error):
                 raise
             if fault := fault_of_host(error):
                 raise fault from error

@@ -5,20 +5,22 @@ of the time, the more so the smaller the model; a graph is launched at once. Wha
 places where inputs lie, are always the same. So passes are padded to few sizes, which are chosen when all are known.
 """
 
+import gc
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from itertools import pairwise
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
 from softprompt.fewer_kernels import FewerKernels
+from softprompt.memory import is_out_of_memory
 from softprompt.models import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ class Graphs:
     def __init__(self, model: LanguageModel) -> None:
         is_alone = model.device.type == "cuda" and len(model.devices) == 1
         self.are_on = is_alone and model.device.index == torch.cuda.current_device()  # on which PyTorch records
-        self._network, self._num_failures = model.network, 0
+        self._network, self._device, self._num_failures = model.network, model.device, 0
         self._chosen: dict[int, list[Size]] = {}
         self._recorded: dict[Hashable, Any] = {}
         self._inputs: dict[tuple[int, torch.dtype], Tensor] = {}
@@ -91,7 +93,7 @@ class Graphs:
     def _record(self, key: Hashable, function: Callable[..., Tensor], tensors: Sequence[Tensor]) -> None:
         places = tuple(self._place(number, tensor) for number, tensor in enumerate(tensors))
         try:
-            with warnings.catch_warnings(), self._fewer_kernels():
+            with warnings.catch_warnings(), self._fewer_kernels(), self._undisturbed():
                 # PyTorch's, that inputs were first met on another stream, as in its own warm-up.
                 warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
                 self._recorded[key] = torch.cuda.make_graphed_callables(
@@ -99,12 +101,32 @@ class Graphs:
                 )
         except Exception as error:  # a pass may look at a value or call what cannot be recorded, each in its way
             self._pool = torch.cuda.graph_pool_handle()  # one that a recording broke off in is of no more use
-            if should_reduce_batch_size(error):
+            if is_out_of_memory(error):
                 raise
             self._num_failures += 1
             self.are_on = self._num_failures < MAX_FAILURES
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             log.info("A pass could not be recorded as a CUDA graph and is run instead (%s).", reason)
+
+    @contextmanager
+    def _undisturbed(self) -> Iterator[None]:
+        """A recording that no garbage ends, since to destroy another graph breaks it off; one that breaks off leaves
+        its stream current and its pool open, and with an open pool PyTorch gives no memory back to the device."""
+        device, pool, was_on = self._device, self._pool, gc.isenabled()
+        stream = torch.cuda.current_stream() if device.type == "cuda" else None
+        gc.disable()
+        try:
+            yield
+        except Exception:
+            if stream is not None and pool is not None:
+                torch.cuda.set_stream(stream)
+                with suppress(RuntimeError):  # it did not break off between the two ends of a recording
+                    torch._C._cuda_endAllocateToPool(device.index, pool)
+                    torch._C._cuda_releasePool(device.index, pool)
+            raise
+        finally:
+            if was_on:
+                gc.enable()
 
     def _place(self, number: int, tensor: Tensor) -> Tensor:
         """A copy where inputs of all recorded passes lie, since they are never wanted at once."""

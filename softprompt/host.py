@@ -9,7 +9,8 @@ from softprompt.errors import HostUnusable, in_short
 FAULTS_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 _OF_A_DISK_OR_SYSTEM = (*FAULTS_OF_A_DISK, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _OF_A_GPU = re.compile(
-    r"CUDA driver|[Nn]o CUDA|busy or unavailable|uncorrectable ECC|no kernel image|initialization error"
+    r"(CUDA|cuda|display) driver|[Nn]o CUDA|busy or unavailable|uncorrectable|no kernel image|initialization error|"
+    r"not yet initialized|_NOT_INITIALIZED|NCCL error|CUDA error: unknown error|unsupported toolchain"
 )
 """Of CUDA's words those that say that a device is not to be used; others a network may be to blame for."""
 

@@ -6,13 +6,14 @@ thousands of small copies, for each of which a GPU waits; so those of all layers
 Shapes: N keys or values that are alike, B rows, T positions, H attention heads, K a head's width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 
 @dataclass(frozen=True)
@@ -72,4 +73,15 @@ class KeysAndValues:
     def cache(self, num_rows: int) -> DynamicCache:
         """Out of which a network goes on; a single row may stand for any number of them."""
         tensors = [self.stacks[stack][place].expand(num_rows, -1, -1, -1) for stack, place in self.places]
-        return DynamicCache(list(zip(tensors[::2], tensors[1::2], strict=True)))
+        return cache_of(zip(tensors[::2], tensors[1::2], strict=True))
+
+
+def cache_of(layers: Iterable[tuple[Tensor, Tensor]]) -> DynamicCache:
+    """Of these keys and values themselves; one that is given them at its making copies them."""
+    cache = DynamicCache()
+    for keys, values in layers:
+        layer = DynamicLayer()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = keys, values
+        cache.layers.append(layer)
+    return cache

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -20,7 +20,7 @@ from softprompt.completeness import CONFIG_FILE, broken_json
 from softprompt.errors import BadCheckpoint, BadStudy, SoftPromptError, in_short
 from softprompt.fitness import check_fitness
 from softprompt.host import fault_of_host
-from softprompt.memory import does_not_fit
+from softprompt.memory import does_not_fit, is_out_of_memory
 from softprompt.models import LanguageModel
 from softprompt.protocol import Resources
 from softprompt.tokenizer import load_named_tokenizer, load_tokenizer
@@ -56,7 +56,7 @@ def load_model(
         try:
             _last[key] = _load(*key)
         except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+            if not is_out_of_memory(error):
                 raise
             raise does_not_fit(checkpoint.uri, str(error)) from error
     model = _last[key]
@@ -93,7 +93,7 @@ def _load(
         except SoftPromptError:
             raise
         except Exception as error:  # transformers raises many kinds for broken files; each is one broken checkpoint
-            if should_reduce_batch_size(error):
+            if is_out_of_memory(error):
                 raise
             if fault := fault_of_host(error):
                 raise fault from error

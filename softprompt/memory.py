@@ -65,7 +65,7 @@ class MicroBatches:
             try:
                 found = work(rows[start : start + num])
             except (RuntimeError, OutOfMemory) as error:
-                if not (isinstance(error, OutOfMemory) or should_reduce_batch_size(error)):
+                if not (isinstance(error, OutOfMemory) or is_out_of_memory(error)):
                     raise
                 problem = str(error)
             else:
@@ -83,6 +83,12 @@ class MicroBatches:
         while fitting > 1 and fitting * max(num_bytes[:fitting]) > self.most_bytes:
             fitting = 1 << (fitting - 1).bit_length() - 1
         return fitting
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Also where CUDA itself, or a library of it, finds no room beside what PyTorch holds."""
+    said = str(error)
+    return should_reduce_batch_size(error) or "CUDA error: out of memory" in said or "_STATUS_ALLOC_FAILED" in said
 
 
 def tensor_on(device: torch.device, values: Sequence[Any]) -> Tensor:

@@ -17,8 +17,8 @@ from softprompt.models import LanguageModel
 
 TRIAL_S = 0.1
 TRIAL_ROWS = defaultdict(lambda: 1024, {"cuda": 16_384})
-"""Rows of the product that a device's rate is measured on, by its kind: as many as the tokens of a large batch. On a GPU
-1,024 of a small model are done before the next product is launched."""
+"""Rows of the product that a device's rate is measured on, by its kind: as many as the tokens of a large batch. Of a
+small model a GPU is done with 1,024 before the next product is launched."""
 PRODUCTS_OF_A_TRIAL = defaultdict(lambda: 1, {"cuda": 20})
 """In a row, by kind of device: the host of a GPU is ahead of it."""
 

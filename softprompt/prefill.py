@@ -5,6 +5,7 @@ solved examples, and a batch of `prefix` its vectors. Shapes: B rows, A rows wit
 H attention heads, K a head's width, S seeds, P vectors, M of all positions those with vectors, V vocabulary.
 """
 
+import functools
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence, Sized
@@ -12,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 from transformers import DynamicCache
 
 from softprompt.cores import side_by_side
 from softprompt.graphs import Graphs
 from softprompt.keys_values import KeysAndValues
-from softprompt.memory import free_bytes, tensor_on
+from softprompt.memory import free_bytes, is_out_of_memory, tensor_on
 from softprompt.meter import Meter
 from softprompt.models import LanguageModel
 from softprompt.prompt import TOKEN, Prompt, num_common
@@ -44,11 +45,17 @@ class Batch:
     embeds_BTD: Tensor
     mask_BT: Tensor
     """0 at padding; the cached positions come first."""
-    cache: Any
+    own_cache: Any
+    """None if there is none, or if it is made of `past`."""
     num_tokens: int
     """Of `embeds_BTD`, padding not counted."""
     past: KeysAndValues | None = None
-    """What the cache was made of, if it is made of tokens alone."""
+    """What the cache is made of, if it is made of tokens alone."""
+
+    @functools.cached_property
+    def cache(self) -> Any:
+        """Made when it is asked for, since it is a copy, two small ones a layer; a recorded pass makes its own."""
+        return self.past.cache(len(self.embeds_BTD)) if self.past else self.own_cache
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class Prefill:
     def __init__(self, model: LanguageModel, max_bytes: float | None = None, meter: Meter | None = None) -> None:
         self.model = model
         self.meter = meter or Meter()
+        if model.device.type == "cuda":  # cuDNN's is PyTorch's first choice on Hopper and plans anew for each new shape
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self.graphs = Graphs(model)
         _ = model.output_layer, model.last_mlp  # tried here, before several cores do it at once
         self.max_bytes = SHARE_OF_MEMORY * free_bytes(model.devices) if max_bytes is None else max_bytes
@@ -164,7 +173,7 @@ class Prefill:
 
     def _cache(
         self, heads: Sequence[Prompt], vectors_SPD: Tensor | None, head_length: int
-    ) -> tuple[DynamicCache, Tensor, KeysAndValues | None]:
+    ) -> tuple[DynamicCache | None, Tensor, KeysAndValues | None]:
         """A cache of one row for each head, left-padded, its (B, T) mask, and what it is made of where that is tokens.
         Heads that are alike are read once."""
         alike, places = distinct(heads)
@@ -172,7 +181,7 @@ class Prefill:
             kept = self._keys_and_values([tuple(head.ids) for head in (heads if len(alike) > 1 else alike)])
             length = max(head_length, *map(len, heads))
             past = KeysAndValues.padded(kept, length)
-            return past.cache(len(heads)), self._mask(heads, length), past
+            return None, self._mask(heads, length), past
         embeds_ATD, mask_AT = self.embed_prompts(alike, vectors_SPD)
         self.meter.count(self.model, sum(map(len, alike)), 0, backward=embeds_ATD.requires_grad)
         with self.model.output_layer.left_out():
@@ -207,7 +216,7 @@ class Prefill:
             self._keys_and_values(list(heads))
             return
         except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+            if not is_out_of_memory(error):
                 raise
         clear_device_cache(garbage_collection=True)  # the batch reads its own heads, in halves where it must
         self.max_bytes /= 2

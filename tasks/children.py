@@ -50,7 +50,7 @@ def run_worker(
         file.write_text(json.dumps(request.to_dict()))
         child = subprocess.Popen(
             [*_launcher(num_processes), "-m", "softprompt.worker", str(file), str(folder), "--while-stdin-is-open"],
-            env=_environment(devices),
+            env=_environment(devices, request.resources.device),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -83,9 +83,10 @@ def _launcher(num_processes: int) -> list[str]:
     return [*launch, "--num_processes", str(num_processes), *options]
 
 
-def _environment(devices: Sequence[str]) -> dict[str, str]:
-    """The parent's, with only these devices in sight."""
-    place = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices else {}
+def _environment(devices: Sequence[str], device: str) -> dict[str, str]:
+    """The parent's, with only these devices in sight; on a CPU none, or processes would speak through GPUs (NCCL)."""
+    seen = () if device == "cpu" else devices
+    place = {"CUDA_VISIBLE_DEVICES": ",".join(seen)} if devices or device == "cpu" else {}
     return {**os.environ, "PYTHONUNBUFFERED": "1", **place}
 
 

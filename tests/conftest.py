@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from s3 import S3Bucket, S3Server
 
 from softprompt.answers import OptionInWords
 from softprompt.benchmarks import Benchmark, Example, Row, Rows
 from softprompt.protocol import Protocol, Resources
 
 if TYPE_CHECKING:
+    from s3 import S3Bucket, S3Server
+
     from softprompt.models import LanguageModel
     from softprompt.result import Result
     from softprompt.study import Study
@@ -75,7 +76,9 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[S3Server]":
+    from s3 import S3Server
+
     server = S3Server(tmp_path_factory.mktemp("s3"))
     server.start()
     try:
@@ -85,7 +88,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Bucket:
+def s3(s3_server: "S3Server", monkeypatch: pytest.MonkeyPatch) -> "S3Bucket":
     """An empty place in a bucket; the environment of this process says where, and with which credentials."""
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
