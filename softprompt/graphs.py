@@ -101,10 +101,10 @@ class Graphs:
                 )
         except Exception as error:  # a pass may look at a value or call what cannot be recorded, each in its way
             self._pool = torch.cuda.graph_pool_handle()  # one that a recording broke off in is of no more use
-            if is_out_of_memory(error):
-                raise
             self._num_failures += 1
             self.are_on = self._num_failures < MAX_FAILURES
+            if is_out_of_memory(error):
+                raise
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             log.info("A pass could not be recorded as a CUDA graph and is run instead (%s).", reason)
 

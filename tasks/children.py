@@ -84,9 +84,8 @@ def _launcher(num_processes: int) -> list[str]:
 
 
 def _environment(devices: Sequence[str], device: str) -> dict[str, str]:
-    """The parent's, with only these devices in sight; on a CPU none, or processes would speak through GPUs (NCCL)."""
-    seen = () if device == "cpu" else devices
-    place = {"CUDA_VISIBLE_DEVICES": ",".join(seen)} if devices or device == "cpu" else {}
+    """The parent's, with only these devices in sight. None for a CPU, or its processes would speak by way of GPUs."""
+    place = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices or device == "cpu" else {}
     return {**os.environ, "PYTHONUNBUFFERED": "1", **place}
 
 
