@@ -11,7 +11,7 @@ import typer
 from softprompt.cli import AsJson, app, run_app
 from softprompt.result import to_json
 from softprompt.study import Study
-from softprompt.tables import screen, show_ranking
+from softprompt.tables import say, screen, show_ranking, uncut
 
 if TYPE_CHECKING:
     from softprompt.ranking import Ranking
@@ -65,8 +65,7 @@ def plan(study: StudyFile, as_json: AsJson = False) -> None:
     if as_json:
         print(to_json({**planned.to_dict(), **found.to_dict()}))
     else:
-        for sentence in [str(found), *found.warnings(), *found.to_evaluate()]:
-            screen.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
+        say([str(found), *found.warnings(), *found.to_evaluate()])
         show_plan(planned)
 
 
@@ -123,11 +122,9 @@ def demo(
 
 def show_plan(plan: "Plan") -> None:
     """The plan as a terminal table and a sentence."""
-    from rich.table import Table
-
     from tasks.planning import in_words
 
-    table = Table("benchmark", "jobs", "each", "measured on", "in all", title="To be evaluated")
+    table = uncut("benchmark", "jobs", "each", "measured on", "in all", title="To be evaluated")
     for cost in plan.costs:
         if cost.seconds is None or cost.seconds_per_job is None:
             cells = ["no measurement yet", "", ""]

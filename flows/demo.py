@@ -15,7 +15,7 @@ from softprompt.arm import Arm
 from softprompt.errors import BadStudy, SoftPromptError
 from softprompt.report import write_report
 from softprompt.study import Study
-from softprompt.tables import screen, show_ranking
+from softprompt.tables import screen, show_ranking, uncut
 from softprompt.world.verdict import read_truth, verdict
 from tasks.tracking import Tracker
 
@@ -75,7 +75,7 @@ def conclude(study: Path) -> None:
 def verdict_table(found: dict[str, Any]) -> Table:
     """Last step: truth and each condition's accuracy (format-following) per variant; Kendall's tau below."""
     conditions = list(found["tau"])
-    table = Table("variant", "truth", *conditions, title="Accuracy (format-following) at the last step; Kendall's tau")
+    table = uncut("variant", "truth", *conditions, title="Accuracy (format-following) at the last step; Kendall's tau")
     for variant, points in found["variants"].items():
         last = points[-1]
         cells = [f"{last[c]['accuracy']:.3f} ({last[c]['format_following']:.2f})" for c in conditions]

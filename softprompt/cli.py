@@ -27,6 +27,7 @@ from softprompt.tables import (
     conditions_tables,
     curve_table,
     error_screen,
+    say,
     screen,
     show_checks,
     show_ranking,
@@ -151,9 +152,7 @@ def study(
     else:
         if len(arms) > 1:
             screen.print(*arms_tables(arms))
-            for arm in arms:
-                for caution in arm.ranking.cautions():
-                    screen.print(f"  {arm.name}: {caution}", highlight=False, markup=False, soft_wrap=True)
+            say(f"{arm.name}: {caution}" for arm in arms for caution in arm.ranking.cautions())
         else:
             show_ranking(arms[0].ranking, arms[0].diagnosis)
         screen.print(f"Written: {file}", markup=False, soft_wrap=True)
@@ -213,8 +212,7 @@ def one_prompt(name: str, mirror: str | None, folder: str | None) -> str:
 def show_result(result: Result) -> None:
     """A result as terminal tables and sentences."""
     screen.print(*conditions_tables(result), curve_table(result))
-    for sentence in result.sentences():
-        screen.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
+    say(result.sentences())
 
 
 def try_to_write(folder: Path) -> None:

@@ -3,7 +3,7 @@ Nothing is cut off, however narrow the terminal: a table that is too wide goes o
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +22,12 @@ screen, error_screen = Console(), Console(stderr=True)
 WIDTH_IN_A_NOTEBOOK = 150
 LIGHTS = {True: "[green]saturated[/]", False: "[yellow]still rising[/]", None: "[dim]measured once[/]"}
 """Of a tuning curve; see `Result.saturated`."""
+
+
+def say(sentences: Iterable[str]) -> None:
+    """Each on one line, however long: a path in it can be copied."""
+    for sentence in sentences:
+        screen.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
 
 
 def uncut(*head: str, title: str | None = None) -> Table:
@@ -62,10 +68,8 @@ def show_checks(checks: Sequence[Check]) -> None:
         table.add_row(found.name, *("" if n is None else str(n) for n in counts), found.answer, chance, status)
     table.caption = "in both: train items that also stand in the test split; they are left out and not counted in train"
     screen.print(table)
-    for found in checks:
-        if found.problem:
-            sentence = found.problem.removeprefix(f"Benchmark {found.name!r}: ")
-            screen.print(f"  {found.name}: {sentence}", highlight=False, markup=False, soft_wrap=True)
+    broken = [found for found in checks if found.problem]
+    say(f"{found.name}: {found.problem.removeprefix(f'Benchmark {found.name!r}: ')}" for found in broken)
 
 
 SHOWN = (
