@@ -34,26 +34,19 @@ class Choice:
     def by_letter(self) -> Example:
         """The options below the question; the answer is the letter of one."""
         letters = tuple(string.ascii_uppercase[: len(self.options)])
-        listed = [f"{letter}. {option}" for letter, option in zip(letters, self.lines, strict=True)]
-        gold = letters[self.gold]
+        return self._example([f"{letter}. {line}" for letter, line in zip(letters, self.lines, strict=True)], letters)
+
+    def in_words(self) -> Example:
+        """The options below the question, as by letter; the answer is one's text."""
+        return self._example(["Options:", *(f"- {line}" for line in self.lines)], self.lines)
+
+    def _example(self, listed: list[str], options: tuple[str, ...]) -> Example:
+        gold = options[self.gold]
         return Example(
             question="\n".join([self.question, *listed]),
             answer=gold,
             golds=(gold,),
-            options=letters,
-            id=self.id,
-            group=self.group,
-            identity=self.identity,
-        )
-
-    def in_words(self) -> Example:
-        """The options below the question, as by letter; the answer is one's text."""
-        gold = self.lines[self.gold]
-        return Example(
-            question="\n".join([self.question, "Options:", *(f"- {option}" for option in self.lines)]),
-            answer=gold,
-            golds=(gold,),
-            options=self.lines,
+            options=options,
             id=self.id,
             group=self.group,
             identity=self.identity,

@@ -123,8 +123,9 @@ class Variant:
         return min(1.0, num_left / (DECAY_SHARE * self.schedule.num_steps))
 
     def _tokens(self) -> Iterator[int]:
-        for batch in _batched(documents(self.world, self.recipe), 200):
-            for ids in self.tokenizer(batch).input_ids:
+        texts = documents(self.world, self.recipe)
+        while True:
+            for ids in self.tokenizer(list(itertools.islice(texts, 200))).input_ids:
                 yield from ids
                 yield self.tokenizer.eos_token_id
 
@@ -153,9 +154,3 @@ def pretrain(
                 loss = variant.train(STEPS_A_TURN)
                 on_step(variant.recipe.name, variant.step, loss)
             variant.save(bucket)
-
-
-def _batched(documents: Iterator[str], size: int) -> Iterator[list[str]]:
-    """As `itertools.batched`, which Python has from 3.12 on."""
-    while True:
-        yield list(itertools.islice(documents, size))
