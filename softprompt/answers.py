@@ -97,7 +97,8 @@ class OptionInWords:
         found = [
             (match.start(), -len(option), option)
             for option in item.options
-            if (match := re.search(rf"(?<!\w){re.escape(read(option))}(?!\w)", text))
+            if (words := read(option)) in text  # or making thousands of patterns would take most of a check's time
+            and (match := re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text))
         ]
         return min(found)[2] if found else None
 
