@@ -20,7 +20,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from softprompt.errors import BadBucket, BucketUnavailable, holds_password, without_passwords
+from softprompt.errors import BadBucket, BucketUnavailable, holds_password, in_short, without_passwords
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _BAD_CREDENTIALS = (
@@ -164,7 +164,7 @@ class Bucket:
             raise
         except Exception as error:
             code = _code(error)
-            reason = without_passwords(" ".join(str(error).split()))[:200]
+            reason = in_short(without_passwords(str(error)))
             if code == "NoSuchBucket":
                 raise BadBucket(f"There is no bucket {self.url}; create it, or correct its name.") from None
             if isinstance(error, FileNotFoundError | NotADirectoryError):

@@ -93,9 +93,9 @@ class OutOfMemory(SoftPromptError):
     """The device cannot hold the model, or not a single row beside it."""
 
 
-def in_short(reason: str) -> str:
-    """A library's complaint in one line, cut between words."""
-    return textwrap.shorten(reason, MAX_REASON, placeholder=" ...")
+def in_short(reason: str, most: int = MAX_REASON) -> str:
+    """A library's complaint in one line of at most so many characters, cut between words."""
+    return textwrap.shorten(reason, most, placeholder=" ...")
 
 
 _PASSWORD = r"//[^/\s]*:\S*@"

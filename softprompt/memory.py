@@ -13,7 +13,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
-from softprompt.errors import OutOfMemory
+from softprompt.errors import OutOfMemory, in_short
 
 Row = TypeVar("Row")
 Found = TypeVar("Found")
@@ -100,8 +100,8 @@ def tensor_on(device: torch.device, values: Sequence[Any]) -> Tensor:
 def does_not_fit(what: str, problem: str) -> OutOfMemory:
     """The error that says so, what PyTorch said, and what to do."""
     return OutOfMemory(
-        f"{what} does not fit into memory ({' '.join(problem.split())[:200]}). Use another device, dtype = 'bfloat16', "
-        "or devices_per_process > 1 in the study's resources."
+        f"{what} does not fit into memory ({in_short(problem)}). Use another device, dtype = 'bfloat16', or "
+        "devices_per_process > 1 in the study's resources."
     )
 
 

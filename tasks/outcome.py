@@ -2,13 +2,13 @@
 which is what a team is sent."""
 
 import re
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
+from softprompt.errors import in_short
 from tasks.ledger import by_error
 
 MAX_CHARACTERS = 2000
@@ -25,4 +25,4 @@ def outcome(states: Mapping[str, State[Any]]) -> Outcome:
     if not failed or any(state.is_cancelled() for state in ends):
         return ends
     errors = {name: _RAISED.sub("", state.message or state.name or "") for name, state in failed.items()}
-    return Failed(message=textwrap.shorten(by_error(errors), MAX_CHARACTERS, placeholder=" ..."), data=ends)
+    return Failed(message=in_short(by_error(errors), MAX_CHARACTERS), data=ends)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import url2pathname
 
-from softprompt.errors import BadStudy, TrackingRefused, TrackingUnavailable, without_passwords
+from softprompt.errors import BadStudy, TrackingRefused, TrackingUnavailable, in_short, without_passwords
 from softprompt.files import unusable, usable
 from softprompt.fingerprints import fingerprint
 from softprompt.study import MEAN, Study
@@ -209,7 +209,7 @@ class Store:
         except (MlflowException, SQLAlchemyError, OSError) as error:
             if not self.study.tracking_uri and (fault := _databases(error)):
                 raise unusable(self.study.home, fault) from None
-            reason = without_passwords(" ".join(str(_cause(error)).split()))[:300]
+            reason = in_short(without_passwords(str(_cause(error))))
             kind, remedy = TrackingUnavailable, "start it, or correct `tracking_uri` in the study"
             if "Invalid Host header" in reason:
                 remedy = "start it with the host of `tracking_uri` among its --allowed-hosts"
