@@ -234,6 +234,7 @@ def rank(
     if not complete:
         return ranking
     notes += on_unlike_tokens({v: found[v, benchmarks[0]].tokens for v in complete}, step)
+    accuracy = {place: result.metrics[condition]["accuracy"] for place, result in found.items()}
     scores = score((found[v, b] for v in complete for b in benchmarks), benchmarks, condition)
     means = scores.means
     standings = tuple(
@@ -243,8 +244,8 @@ def rank(
             score=score,
             low=low,
             high=high,
-            accuracy={b: found[v, b].metrics[condition]["accuracy"].value for b in benchmarks},
-            limits={b: _limits(found[v, b], condition) for b in benchmarks},
+            accuracy={b: accuracy[v, b].value for b in benchmarks},
+            limits={b: (accuracy[v, b].low, accuracy[v, b].high) for b in benchmarks},
             warnings=_warnings([found[v, b] for b in benchmarks], condition),
         )
         for v, score, low, high in zip(
@@ -344,11 +345,6 @@ def history(results: Sequence[Result], benchmarks: Sequence[str]) -> list[Rankin
     """The headline's ranking at every step at which any variant has all benchmarks, in the order of training."""
     rankings = [rank(results, benchmarks, step=step) for step in sorted({result.step for result in results})]
     return [ranking for ranking in rankings if ranking.standings]
-
-
-def _limits(result: Result, condition: str) -> tuple[float, float]:
-    accuracy = result.metrics[condition]["accuracy"]
-    return accuracy.low, accuracy.high
 
 
 def _warnings(results: Sequence[Result], condition: str) -> tuple[str, ...]:
