@@ -1,6 +1,7 @@
 """Questions through a chat template, on the tiny checkpoint's tokenizer."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import pytest
 from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import open_checkpoint
 from softprompt.errors import BadCheckpoint
-from softprompt.evaluation import evaluate
 from softprompt.loading import load_model
 from softprompt.models import LanguageModel
 from softprompt.protocol import Protocol, Resources
+from softprompt.result import Result
 from softprompt.wording import Wording
 
 TURNS = (
@@ -85,20 +86,16 @@ def test_a_tokenizer_without_a_template_is_named(model: LanguageModel, toy_bench
 
 def test_a_chat_model_is_tuned_and_evaluated_through_its_template(
     model: LanguageModel,
+    run: Callable[..., Result],
     tiny_checkpoint: Path,
-    toy_benchmark: Benchmark,
-    rows: Rows,
     quick_protocol: Protocol,
     tmp_path: Path,
 ) -> None:
     folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "chat"))
     model.tokenizer.chat_template = TURNS
     model.tokenizer.save_pretrained(folder)
-    cpu, plainly = Resources(device="cpu"), replace(quick_protocol, unknown_share=0.0)  # whose loss a few steps lower
-    chat, plain = (
-        evaluate(str(folder), toy_benchmark, replace(plainly, chat=chat), resources=cpu, rows=rows)
-        for chat in (True, False)
-    )
+    plainly = replace(quick_protocol, unknown_share=0.0)  # whose loss a few steps lower
+    chat, plain = (run(folder, protocol=replace(plainly, chat=chat)) for chat in (True, False))
     outputs = [[o.output for o in result.outcomes if o.condition == "zero_shot"] for result in (chat, plain)]
     assert outputs[0] != outputs[1]
     assert chat.protocol.fingerprint != plain.protocol.fingerprint

@@ -13,30 +13,20 @@ from softprompt.benchmarks import Benchmark, Example, Rows
 from softprompt.conditions import CONTROLS, Condition
 from softprompt.controls import has_learned, in_words, learned_task, shuffled_answers, with_instruction
 from softprompt.errors import BadBenchmark, BadStudy
-from softprompt.evaluation import evaluate
 from softprompt.metrics import Outcome
 from softprompt.models import LanguageModel
 from softprompt.prompt import Placement, plain_prompts, random_vectors
-from softprompt.protocol import Protocol, Resources
+from softprompt.protocol import Protocol
 from softprompt.result import Result
 from softprompt.wording import Wording
 
-CPU = Resources(device="cpu", dtype="float32")
-
 
 @pytest.fixture(scope="module")
-def result(tiny_checkpoint: Path, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows) -> Result:
+def result(run: Callable[..., Result], quick_protocol: Protocol) -> Result:
     """The tiny checkpoint under every control of both placements."""
-    protocol = replace(quick_protocol, controls=CONTROLS)
     shares: list[float] = []
-    found = evaluate(
-        str(tiny_checkpoint),
-        toy_benchmark,
-        protocol,
-        rows=rows,
-        resources=CPU,
-        progress=lambda _what, share: shares.append(share),
-    )
+    protocol = replace(quick_protocol, controls=CONTROLS)
+    found = run(protocol=protocol, progress=lambda _what, share: shares.append(share))
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
     assert shares[-2] < 1
@@ -60,10 +50,8 @@ def test_every_control_is_a_condition_like_the_others(result: Result) -> None:
     assert {num_outcomes[c] for c in ("zero_shot", "few_shot", "instruction")} == {12}
 
 
-def test_controls_change_no_other_condition(
-    result: Result, tiny_checkpoint: Path, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
-) -> None:
-    alone = evaluate(str(tiny_checkpoint), toy_benchmark, quick_protocol, rows=rows, resources=CPU)
+def test_controls_change_no_other_condition(result: Result, run: Callable[..., Result]) -> None:
+    alone = run()
     for condition in alone.metrics:
         assert outputs(alone, condition) == outputs(result, condition)
 
@@ -143,16 +131,16 @@ def test_the_instruction_states_the_format_in_front_of_the_question(toy_benchmar
 
 
 def test_a_benchmark_too_long_with_its_controls_is_refused(
-    tiny_checkpoint: Path, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows
+    run: Callable[..., Result], quick_protocol: Protocol, rows: Rows
 ) -> None:
     """240 tokens of questions fit into a context of 256, a line of instruction more does not."""
     ask = 200 * "?"
     long = replace(rows, test=(replace(rows.test[0], question=ask),))
     protocol = replace(quick_protocol, num_shots=0, num_steps=1, curve_steps=())
-    evaluate(str(tiny_checkpoint), toy_benchmark, protocol, rows=long, resources=CPU)
+    run(protocol=protocol, rows=long)
     told = replace(protocol, controls=("instruction",))
     with pytest.raises(BadBenchmark, match="exceed the model's context of 256"):
-        evaluate(str(tiny_checkpoint), toy_benchmark, told, rows=long, resources=CPU)
+        run(protocol=told, rows=long)
 
 
 def test_learned_task_worked_by_hand() -> None:

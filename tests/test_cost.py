@@ -13,11 +13,9 @@ import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
 from softprompt import memory
-from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import open_checkpoint
 from softprompt.cost import Cost, Phase
 from softprompt.errors import OutOfMemory
-from softprompt.evaluation import evaluate
 from softprompt.loading import load_model
 from softprompt.meter import Meter
 from softprompt.models import LanguageModel
@@ -37,15 +35,6 @@ CONFIGS = {
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def run(tiny_checkpoint: Path, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows) -> Callable[..., Result]:
-    def run(**changes: Any) -> Result:
-        changes = {"protocol": quick_protocol, "rows": rows, "resources": Resources(device="cpu")} | changes
-        return evaluate(str(tiny_checkpoint), toy_benchmark, **changes)
-
-    return run
 
 
 @pytest.fixture(scope="module")

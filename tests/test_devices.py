@@ -13,7 +13,6 @@ from softprompt.benchmarks import Benchmark, Rows
 from softprompt.checkpoints import open_checkpoint
 from softprompt.decode import answer
 from softprompt.errors import BadStudy
-from softprompt.evaluation import evaluate
 from softprompt.loading import load_model
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
@@ -22,15 +21,7 @@ from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result
 from softprompt.wording import Wording
 
-Run = Callable[[Resources], Result]
-
-
-@pytest.fixture
-def run(tiny_checkpoint: Path, toy_benchmark: Benchmark, quick_protocol: Protocol, rows: Rows) -> Run:
-    torch.set_num_threads(1)
-    return lambda resources: evaluate(
-        str(tiny_checkpoint), toy_benchmark, quick_protocol, rows=rows, resources=resources
-    )
+Run = Callable[..., Result]
 
 
 def assert_nearly_the_same(found: Result, expected: Result) -> None:
@@ -46,7 +37,7 @@ def assert_nearly_the_same(found: Result, expected: Result) -> None:
 
 
 def test_bfloat16_finds_nearly_the_same_on_a_cpu(run: Run) -> None:
-    found, expected = (run(Resources(device="cpu", dtype=dtype)) for dtype in ("bfloat16", "float32"))
+    found, expected = (run(resources=Resources(device="cpu", dtype=dtype)) for dtype in ("bfloat16", "float32"))
     assert (found.provenance["dtype"], expected.provenance["dtype"]) == ("bfloat16", "float32")
     assert {vectors.dtype for vectors in found.vectors.values()} == {np.dtype("float32")}
     assert_nearly_the_same(found, expected)
@@ -81,8 +72,8 @@ def test_a_model_part_of_which_lies_elsewhere_computes_the_same(
 
 def test_a_study_may_ask_for_a_spread_model(run: Run) -> None:
     """Without a GPU there is one place to spread it over."""
-    found = run(Resources(devices_per_process=2, dtype="float32"))
-    assert found.outcomes == run(Resources(dtype="float32")).outcomes
+    found = run(resources=Resources(devices_per_process=2, dtype="float32"))
+    assert found.outcomes == run(resources=Resources(dtype="float32")).outcomes
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -96,19 +87,21 @@ def test_a_study_may_ask_for_a_spread_model(run: Run) -> None:
 )
 def test_a_gpu_that_is_not_there_is_named(run: Run, resources: Resources, message: str) -> None:
     with pytest.raises(BadStudy, match=message):
-        run(resources)
+        run(resources=resources)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_a_model_spread_over_two_gpus_finds_nearly_the_same(run: Run) -> None:
-    found = run(Resources(devices_per_process=2))
+    found = run(resources=Resources(devices_per_process=2))
     assert found.provenance["device"] == "cuda:0, cuda:1"
-    assert_nearly_the_same(found, run(Resources(device="cuda:0")))
+    assert_nearly_the_same(found, run(resources=Resources(device="cuda:0")))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_gpu_finds_nearly_the_same_as_a_cpu(run: Run, dtype: str) -> None:
-    assert_nearly_the_same(run(Resources(device="cuda", dtype=dtype)), run(Resources(device="cpu", dtype="float32")))
+    assert_nearly_the_same(
+        run(resources=Resources(device="cuda", dtype=dtype)), run(resources=Resources(device="cpu", dtype="float32"))
+    )
