@@ -68,51 +68,64 @@ def load_model(
 def _load(
     checkpoint: Checkpoint, resources: Resources, tokenizer_source: str | None, cache: Cache | None
 ) -> LanguageModel:
-    uri = checkpoint.uri
+    uri, with_code = checkpoint.uri, resources.trust_remote_code
     device, is_spread = _device(resources), resources.devices_per_process > 1
     dtype = resources.dtype
     if dtype == "auto":
         dtype = "float32" if device.type == "cpu" else "bfloat16"
-    with open_locally(checkpoint, cache, with_code=resources.trust_remote_code) as folder, without_bars():
+    with open_locally(checkpoint, cache, with_code=with_code) as folder, without_bars():
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=getattr(torch, dtype),
                 use_safetensors=True,
-                trust_remote_code=resources.trust_remote_code,
+                trust_remote_code=with_code,
                 local_files_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 device_map="auto" if is_spread else None,
             )
             tokenizer = (
-                load_named_tokenizer(tokenizer_source, cache, with_code=resources.trust_remote_code)
+                load_named_tokenizer(tokenizer_source, cache, with_code=with_code)
                 if tokenizer_source
-                else load_tokenizer(folder, with_code=resources.trust_remote_code)
+                else load_tokenizer(folder, with_code=with_code)
             )
         except SoftPromptError:
             raise
         except Exception as error:  # transformers raises many kinds for broken files; each is one broken checkpoint
             if is_out_of_memory(error):
                 raise
-            if fault := fault_of_host(error):
-                raise fault from error
-            if broken := broken_json(folder):
-                raise BadCheckpoint(f"{uri}/{broken} is half written or no JSON; upload it again.") from error
-            if unknown := _unknown_architecture(folder, with_code=resources.trust_remote_code):
-                raise BadCheckpoint(
-                    f"{uri} has the architecture {unknown!r}, which transformers {transformers.__version__} does not "
-                    "know; install a newer one or, if the checkpoint brings Python code of its own, let that run by "
-                    "--trust-remote-code (`trust_remote_code` in the study's [resources])."
-                ) from error
-            reason = in_short(str(error).replace(str(folder), uri))
-            raise BadCheckpoint(
-                f"{uri} cannot be loaded ({type(error).__name__}: {reason}); save config, weights and tokenizer again "
-                "with save_pretrained."
-            ) from error
+            raise (fault_of_host(error) or _unreadable(error, folder, uri, with_code)) from error
         if broken := broken_json(folder, "generation_config.json"):  # of which transformers makes nothing
             raise BadCheckpoint(f"{uri}/{broken} is half written or no JSON; upload it again.")
     network, loading = loaded
+    _require_as_trained(network, loading, uri)
+    network = network if is_spread else network.to(device)
+    model = LanguageModel(network.eval().requires_grad_(False), tokenizer)
+    _check(model, uri)
+    check_fitness(model, uri)
+    return model
+
+
+def _unreadable(error: Exception, folder: Path, uri: str, with_code: bool) -> BadCheckpoint:
+    """What is wrong with files that transformers could not load, as precisely as they show it."""
+    if broken := broken_json(folder):
+        return BadCheckpoint(f"{uri}/{broken} is half written or no JSON; upload it again.")
+    if unknown := _unknown_architecture(folder, with_code):
+        return BadCheckpoint(
+            f"{uri} has the architecture {unknown!r}, which transformers {transformers.__version__} does not know; "
+            "install a newer one or, if the checkpoint brings Python code of its own, let that run by "
+            "--trust-remote-code (`trust_remote_code` in the study's [resources])."
+        )
+    reason = in_short(str(error).replace(str(folder), uri))
+    return BadCheckpoint(
+        f"{uri} cannot be loaded ({type(error).__name__}: {reason}); save config, weights and tokenizer again with "
+        "save_pretrained."
+    )
+
+
+def _require_as_trained(network: Any, loading: dict[str, Any], uri: str) -> None:
+    """Raise `BadCheckpoint` unless the network has all its weights, and no others, from the checkpoint."""
     if loading["mismatched_keys"]:
         name, found, expected = min(loading["mismatched_keys"])
         raise BadCheckpoint(
@@ -130,11 +143,6 @@ def _load(
             "read: another network than the trained one would be evaluated. Correct config.json, merge these weights "
             "into the others, or leave them out."
         )
-    network = network if is_spread else network.to(device)
-    model = LanguageModel(network.eval().requires_grad_(False), tokenizer)
-    _check(model, uri)
-    check_fitness(model, uri)
-    return model
 
 
 def _unread(network: Any, unexpected: Iterable[str]) -> list[str]:
@@ -167,7 +175,7 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _unknown_architecture(folder: Path, *, with_code: bool) -> str | None:
+def _unknown_architecture(folder: Path, with_code: bool) -> str | None:
     """The model type that a checkpoint's config names, if neither transformers nor code of its own has the model."""
     config = json.loads((folder / CONFIG_FILE).read_bytes())
     if not isinstance(config, dict) or (with_code and "auto_map" in config):
