@@ -147,9 +147,8 @@ def quiet_prefect() -> None:
     os.environ.setdefault("DO_NOT_TRACK", "true")
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    run_app()
+main = run_app
+"""Entry point of the console script."""
 
 
 if __name__ == "__main__":

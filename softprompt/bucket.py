@@ -45,7 +45,7 @@ _BUGS = (TypeError, AttributeError, NameError, LookupError, ArithmeticError, Ass
 
 
 _TIMES = ("LastModified", "mtime", "last_modified", "updated", "modified", "last_write_time", "created")
-"""What stores call the time of a change; one that is always written anew, of its creation."""
+"""What stores call the time of a change or, where files are never changed but written anew, of their creation."""
 
 
 @dataclass(frozen=True, slots=True)

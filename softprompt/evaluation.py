@@ -54,7 +54,7 @@ def evaluate(
 ) -> Result:
     """Tune soft prompts for a frozen checkpoint and evaluate it under every condition of the protocol.
 
-    Calls from several threads wait for one another: they may share a network, whose attention a tuning exchanges.
+    Calls from several threads wait for one another: they may share a network, whose attention a tuning replaces.
 
     Args:
         checkpoint: one found by `discover`, or the path or URL of a folder in the Hugging Face layout.

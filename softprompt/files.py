@@ -17,7 +17,7 @@ ABANDONED_S = 24 * 3600
 """A half-filled folder that nobody has written to for so long belongs to nobody."""
 
 
-def at_home(place: str | PathLike[str]) -> Path:
+def expand_user(place: str | PathLike[str]) -> Path:
     """A path whose `~` is the user's home; where nobody has such a home, it stays as it is."""
     return Path(os.path.expanduser(place))  # noqa: PTH111 (Path.expanduser raises for a name that nobody has)
 

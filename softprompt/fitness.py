@@ -51,7 +51,7 @@ def check_fitness(model: LanguageModel, uri: str) -> None:
 
 
 def _doubt(model: LanguageModel, number: int) -> str:
-    """What a pair of prompts, each alone and both together, speaks against the network; empty if nothing."""
+    """What speaks against the network, by a pair of prompts read alone and together; empty if nothing does."""
     ids = [(20 * number + i) % model.num_tokens for i in range(20)]
     short, long = (Prompt(ids=its, slots=[TOKEN] * len(its), head_length=2) for its in (ids[:4], ids[4:]))
     prefill = Prefill(model)

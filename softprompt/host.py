@@ -16,7 +16,7 @@ _OF_A_GPU = re.compile(
 
 
 def fault_of_host(error: Exception) -> HostUnusable | None:
-    """What to raise in its place if the machine is to blame, for it lacks a library, or its disk or its GPU fails."""
+    """What to raise in its place if the machine is to blame: it lacks a library, or its disk or its GPU fails."""
     is_of_system = isinstance(error, OSError) and error.errno in _OF_A_DISK_OR_SYSTEM  # libraries' own have no number
     if not (isinstance(error, ImportError) or is_of_system or _OF_A_GPU.search(str(error))):
         return None

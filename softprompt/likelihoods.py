@@ -19,7 +19,7 @@ from torch import Tensor
 from softprompt.memory import MicroBatches
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill, Reading, passes
-from softprompt.trials import are_near, bears
+from softprompt.trials import are_near, supports
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def takes_masks(model: LanguageModel) -> bool:
     """Whether the network lets each position see exactly what a mask says; found out by trying, since it is declared
     nowhere and code from elsewhere may do anything with a mask."""
     is_out = model.window == 0 or model.is_recurrent or model.attention == "flex_attention"  # whose kernel would crash
-    return not is_out and bears(model, _proves_to_take_masks)
+    return not is_out and supports(model, _proves_to_take_masks)
 
 
 def _proves_to_take_masks(model: LanguageModel) -> bool:

@@ -1,5 +1,5 @@
-"""Memory: how much is free, how much was used at most, how many rows of a batch fit into one forward pass, and the way
-of numbers from a host's to a device's."""
+"""Memory: how much is free, how much was used at most, how many rows of a batch fit into one forward pass, and how
+numbers get from the host to a device."""
 
 import contextlib
 import resource
@@ -92,8 +92,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def tensor_on(device: torch.device, values: Sequence[Any]) -> Tensor:
-    """Of numbers that a host has. A GPU that has been given work gets them when that is done, and the host need not
-    wait for it."""
+    """Of numbers that the host has. A GPU gets them behind the work that it has been given, and the host does not wait
+    for that."""
     return torch.tensor(values, pin_memory=device.type == "cuda").to(device, non_blocking=True)
 
 

@@ -127,8 +127,7 @@ def chance_centred(accuracy: float, chance: float) -> float:
 
 
 def is_saturated(values: Sequence[float]) -> bool:
-    """Whether a tuning curve, two points or more, has stopped rising. Errs towards the warning: noise may put the light
-    out, too."""
+    """Whether a tuning curve, two points or more, has stopped rising. Noise alone may make it seem to rise."""
     return values[-1] - values[-2] <= SATURATION_TOLERANCE
 
 

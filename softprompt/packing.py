@@ -24,7 +24,7 @@ from softprompt.memory import tensor_on
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill, distinct
 from softprompt.prompt import TOKEN, Prompt, TrainingRow
-from softprompt.trials import are_near, bears
+from softprompt.trials import are_near, supports
 
 NAME = "softprompt_packed"
 """Of our attention, under which networks look it up."""
@@ -220,7 +220,7 @@ def packs(model: LanguageModel) -> bool:
     """Whether rows that are packed come out as they do alone; found out by trying, since a network may do anything with
     positions and masks."""
     takes_ours = model.attention in ALL_ATTENTION_FUNCTIONS.valid_keys() and not model.is_recurrent
-    return takes_ours and bears(model, _proves_to_pack)
+    return takes_ours and supports(model, _proves_to_pack)
 
 
 def _proves_to_pack(model: LanguageModel) -> bool:

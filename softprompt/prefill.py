@@ -90,7 +90,7 @@ class Prefill:
 
     @torch.no_grad()
     def read(self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None = None, num_more: int = 0) -> Reading:
-        """To the ends of the prompts, without gradients.
+        """Read prompts to their ends, without gradients.
 
         Args:
             num_more: most positions that will follow the prompts.
@@ -127,7 +127,7 @@ class Prefill:
     def batch(
         self, prompts: Sequence[Prompt], vectors_SPD: Tensor | None, num_more: int = 0, head_length: int = 0
     ) -> Batch:
-        """Gradients flow to `vectors_SPD`, also through heads that hold vectors.
+        """Prompts for a pass of their own. Gradients flow to `vectors_SPD`, also through heads that hold vectors.
 
         Args:
             num_more: most positions that will follow the prompts.

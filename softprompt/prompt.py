@@ -26,8 +26,8 @@ TOKEN = -1
 class Prompt:
     """Positions up to the answer: token ids, and for each position the number of the vector that stands there, or
     `TOKEN`. `seed` says which of the prompts tuned together the vectors come from. The first `head_length` positions
-    are what other prompts begin with, too, so that reading them once is worth while. Where the gradient is truncated,
-    the question behind the vectors in front ends before position `cue_start`; else that is 0."""
+    are what other prompts begin with, too, so that reading them once pays. Where the gradient is truncated, the
+    question behind the vectors in front ends before position `cue_start`; else that is 0."""
 
     ids: list[int]
     slots: list[int]

@@ -14,7 +14,7 @@ from softprompt.cache import DEFAULT_GB, Cache, tokenizer_fingerprint
 from softprompt.checkpoints import Checkpoint, open_checkpoint, stated_place
 from softprompt.completeness import METADATA_FILE
 from softprompt.errors import BadCheckpoint, BadStudy
-from softprompt.files import at_home
+from softprompt.files import expand_user
 from softprompt.fingerprints import fingerprint
 from softprompt.layout import Layout
 from softprompt.protocol import Protocol, Resources, require
@@ -127,8 +127,8 @@ class Study:
             require(isinstance(names, list) and all(isinstance(n, str) for n in names), name, names, "a list of names")
         for name in PATHS:
             place = values.get(name)
-            if place and "://" not in place and (name != "tokenizer" or (folder / at_home(place)).exists()):
-                values[name] = str((folder / at_home(place)).resolve())
+            if place and "://" not in place and (name != "tokenizer" or (folder / expand_user(place)).exists()):
+                values[name] = str((folder / expand_user(place)).resolve())
         return cls(
             **{
                 **values,

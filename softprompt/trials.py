@@ -1,4 +1,4 @@
-"""Finding out by trying what a network bears: it is declared nowhere, and code from elsewhere may do anything."""
+"""Finding out by trying what a network supports: it is declared nowhere, and code from elsewhere may do anything."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +23,7 @@ def holds(trial: Callable[[], bool]) -> bool:
         return False
 
 
-def bears(model: Any, trial: Callable[[Any], bool]) -> bool:
+def supports(model: Any, trial: Callable[[Any], bool]) -> bool:
     """Whether the trial of a model holds; it is tried once."""
     found = _FOUND.setdefault(model, {})
     if trial not in found:

@@ -92,7 +92,7 @@ def tune(
         are_finite_S &= (losses_S + norms_S).isfinite()
         if step in protocol.measured_steps:
             yield state(step, losses_S)
-        # Nothing here looks at a value, for which a host would have to wait until the GPU has come to it.
+        # No value is looked at here: the host would have to wait until the GPU has come to it.
         vectors_SPD.grad = gradient_SPD * (MAX_NORM / norms_S).clamp(max=1)[:, None, None]
         last_SPD = vectors_SPD.detach().clone()
         optimizer.step()
@@ -231,7 +231,7 @@ def answer_losses(
     length, head_length = max(map(len, answers)), 0
     if packed:
         answers_L = tensor_on(model.device, [token for answer in answers for token in answer])
-        # Places, since a mask's are counted when gradients flow back, for which a host would have to wait.
+        # Places rather than a mask: its places would be counted on the way back, and the host would wait for that.
         places_L = tensor_on(
             model.device, [length * row + i for row, ids in enumerate(answers) for i in range(len(ids))]
         )

@@ -19,7 +19,7 @@ from tasks.tracking import Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class BenchmarkCost:
     """Of a benchmark's pending jobs."""
 
     benchmark: str
@@ -47,7 +47,7 @@ class Plan:
 
     checkpoints: tuple[str, ...]
     """URIs of those with work to do, newest step first."""
-    costs: tuple[Cost, ...]
+    costs: tuple[BenchmarkCost, ...]
 
     @property
     def num_jobs(self) -> int:
@@ -116,7 +116,7 @@ def make_plan(jobs: Iterable[Job], finished: Iterable[Finished]) -> Plan:
     for name, its in sorted(by_benchmark.items()):
         seconds = measured[its[0].benchmark.fingerprint, its[0].protocol.fingerprint]
         each = median(seconds) if seconds else None
-        costs.append(Cost(benchmark=name, num_jobs=len(its), seconds_per_job=each, num_measured=len(seconds)))
+        costs.append(BenchmarkCost(benchmark=name, num_jobs=len(its), seconds_per_job=each, num_measured=len(seconds)))
     checkpoints = sorted({job.checkpoint for job in pending}, key=lambda c: (-c.step, c.variant))
     return Plan(checkpoints=tuple(checkpoint.uri for checkpoint in checkpoints), costs=tuple(costs))
 

@@ -25,7 +25,7 @@ NAME_LENGTH = 250
 RANKING_RUN = "ranking"
 """Name of the run that holds rankings instead of a variant's results; a variant may be called so, too."""
 RUN_TAG = "run"
-"""Of all runs of a study, which tells them from others that a team keeps in its experiment: what the run is of."""
+"""Tag of all runs of a study, by which they are told from others in the experiment: a fingerprint of what it is of."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind readers as well."""
 

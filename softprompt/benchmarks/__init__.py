@@ -23,7 +23,7 @@ from typing import Any
 
 from softprompt.answers import Grammar
 from softprompt.errors import BadBenchmark, RowsUnavailable
-from softprompt.files import at_home
+from softprompt.files import expand_user
 from softprompt.fingerprints import fingerprint
 from softprompt.protocol import Protocol
 
@@ -199,7 +199,7 @@ def mirror_folder(mirror: str | PathLike[str] | None) -> Path | None:
         RowsUnavailable: there is no such folder.
     """
     named = mirror or os.environ.get(MIRROR_VARIABLE)
-    folder = at_home(named).absolute() if named else None  # a relative path could be taken for a name on the hub
+    folder = expand_user(named).absolute() if named else None  # a relative path could be taken for a name on the hub
     if folder and not folder.is_dir():
         raise RowsUnavailable(
             f"There is no folder {named}, from which rows should be read; create it, or correct "
