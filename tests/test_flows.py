@@ -32,7 +32,6 @@ from softprompt.world.corpus import RECIPES
 from softprompt.world.facts import World
 from softprompt.world.pretrain import Schedule, pretrain
 from softprompt.world.rows import write_rows
-from tasks.ledger import Ledger
 from tasks.publishing import publish_ranking
 from tasks.tracking import Tracker
 
@@ -111,14 +110,6 @@ def test_mlflow_holds_a_run_per_variant_with_metrics_along_the_training_step(
     assert "accuracy/capitals" in {metric.key for metric in model.metrics}
 
 
-def test_results_computed_elsewhere_are_fetched_from_mlflow(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    study = make_study(tmp_path, tiny_checkpoint)
-    watch_checkpoints(str(study))
-    before = Tracker(Study.read(study)).results()
-    shutil.rmtree(tmp_path / ".softprompt" / "results")
-    assert Tracker(Study.read(study)).results() == before
-
-
 def test_one_benchmark_that_fails_leaves_the_others(tmp_path: Path, tiny_checkpoint: Path) -> None:
     study = make_study(tmp_path, tiny_checkpoint)
     shutil.rmtree(tmp_path / "mirror" / "toy" / "sums")
@@ -190,28 +181,6 @@ def test_overwritten_weights_are_evaluated_again(tmp_path: Path, tiny_checkpoint
     watch_checkpoints(str(study))
     assert len(computed) == 4
     assert len(Tracker(Study.read(study)).results()) == 2
-
-
-def test_a_result_that_was_computed_but_not_logged_is_logged_without_computing_it_again(
-    tmp_path: Path, tiny_checkpoint: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = make_study(tmp_path, tiny_checkpoint)
-    finish = Ledger.finish
-
-    def die(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt  # as if the process were killed after the metrics, before the job is marked done
-
-    monkeypatch.setattr(Ledger, "finish", die)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate_checkpoint(str(study), f"{tmp_path}/bucket/A/step-100")
-    assert Tracker(Study.read(study)).ledger.finished() == {}
-
-    monkeypatch.setattr(Ledger, "finish", finish)
-    assert watch_checkpoints(str(study), return_state=True).is_completed()
-    assert sorted(computed) == ["A capitals", "A sums"]
-    store = Tracker(Study.read(study)).store
-    history = store.client.get_metric_history(store.run_id("A"), "accuracy/capitals")
-    assert len(history) == 1
 
 
 def test_a_ranking_is_published_once_and_again_if_it_was_cut_off_or_the_study_changed(
