@@ -1,22 +1,21 @@
-"""The study's experiment in MLflow: its runs, its points, and one way to say that MLflow cannot be used."""
+"""The study's experiment in MLflow: its runs, its curves and their points."""
 
-import errno
 import logging
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import url2pathname
 
-from softprompt.errors import BadStudy, TrackingRefused, TrackingUnavailable, in_short, without_passwords
-from softprompt.files import unusable, usable
+from softprompt.errors import BadStudy, TrackingUnavailable, without_passwords
 from softprompt.fingerprints import fingerprint
 from softprompt.study import MEAN, Study
 from tasks.claims import claimed
+from tasks.complaints import in_sentences
 
 CREATION_S = 60
 """More than it takes to make a run or a LoggedModel."""
@@ -28,12 +27,6 @@ RUN_TAG = "run"
 """Tag of all runs of a study, by which they are told from others in the experiment: a fingerprint of what it is of."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind readers as well."""
-
-REMEDIES = {
-    401: "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD where this runs",
-    403: "give the user of MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD the permission EDIT on the experiment",
-}
-"""By the status with which a server refuses a user."""
 
 NOTE = (
     "One variant's checkpoints along the training step. The run stays open, since more may come. The report and the "
@@ -62,9 +55,6 @@ class Store:
     one run per variant, reopened and left running, and one called `ranking`. See docs/decisions/017-runs.md.
 
     Raises:
-        TrackingUnavailable: inside `answers`, if the server does not answer.
-        TrackingRefused: inside `answers`, if it answers, and not to this user.
-        HomeUnavailable: inside `answers`, if the study's home, or MLflow's store there, cannot be used.
         BadStudy: the study's experiment was deleted.
     """
 
@@ -197,30 +187,9 @@ class Store:
         for start in range(0, len(metrics), 1000):  # the server's limit
             self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
-    @contextmanager
-    def answers(self) -> Iterator[None]:
-        """Turn the many complaints of MLflow, the network and the home's disk into one each."""
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            with usable(self.study.home):
-                yield
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            if not self.study.tracking_uri and (fault := _databases(error)):
-                raise unusable(self.study.home, fault) from None
-            reason = in_short(without_passwords(str(_cause(error))))
-            kind, remedy = TrackingUnavailable, "start it, or correct `tracking_uri` in the study"
-            if "Invalid Host header" in reason:
-                remedy = "start it with the host of `tracking_uri` among its --allowed-hosts"
-            elif (status := _status(error)) in REMEDIES:
-                kind, remedy = TrackingRefused, REMEDIES[status]
-            if os.strerror(errno.ENOSPC) in reason:
-                remedy = "make room on that disk"
-            raise kind(
-                f"MLflow at {without_passwords(self.study.mlflow_uri)} cannot be used ({reason}); nothing computed is "
-                f"lost: {remedy}, and the same call goes on from here."
-            ) from None  # the cause's own text may hold a password
+    def answers(self) -> AbstractContextManager[None]:
+        """Inside the block a store that cannot be used is told in one sentence."""
+        return in_sentences(self.study)
 
     def _run(self, tag: str, value: str, note: str) -> str:
         """The run with this tag; it is made on first use, by one process at a time, and never ended."""
@@ -274,37 +243,3 @@ def _param(name: str, value: Any) -> Any:
     from mlflow.entities import Param
 
     return Param(name, ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value))
-
-
-def _cause(error: BaseException) -> BaseException:
-    """Of a connection that failed the innermost error, such as "Connection refused": those around it repeat the address
-    and how often it was tried. Any other error itself."""
-    from requests import ConnectionError
-
-    chain = _chain(error)
-    return chain[-1] if any(isinstance(each, ConnectionError) for each in chain) else error
-
-
-def _status(error: BaseException) -> int | None:
-    """With which a server has answered, as far as MLflow's client or `requests` says."""
-    from mlflow.exceptions import MlflowException
-
-    if isinstance(error, MlflowException):
-        return error.get_http_status_code()
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _databases(error: BaseException) -> str:
-    """What the database itself said, if it is its fault and none that passes; else nothing."""
-    from sqlalchemy.exc import DatabaseError
-
-    said = next((str(each.orig) for each in _chain(error) if isinstance(each, DatabaseError)), "")
-    return "" if "locked" in said else said
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """From an error to its innermost cause."""
-    chain = [error]
-    while deeper := chain[-1].__cause__ or chain[-1].__context__:
-        chain.append(deeper)
-    return chain
