@@ -5,7 +5,6 @@ for S3 these are `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY
 `AWS_DEFAULT_REGION`, `AWS_PROFILE`, `~/.aws` and the machine's role.
 """
 
-import errno
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,8 +20,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from softprompt.errors import BadBucket, BucketUnavailable, holds_password, in_short, without_passwords
+from softprompt.host import DISK_FULL
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _BAD_CREDENTIALS = (
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",

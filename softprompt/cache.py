@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from softprompt.bucket import DISK_FULL, Bucket
+from softprompt.bucket import Bucket
 from softprompt.checkpoints import Checkpoint
 from softprompt.completeness import list_files, tokenizer_files
 from softprompt.errors import BadStudy, CacheUnavailable
 from softprompt.fingerprints import fingerprint
+from softprompt.host import DISK_FULL
 from softprompt.sources import CheckpointFiles, Source, TokenizerFiles, overwritten
 
 CACHE_VARIABLE = "SOFTPROMPT_CACHE"

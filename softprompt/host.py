@@ -6,7 +6,8 @@ import re
 
 from softprompt.errors import HostUnusable, in_short
 
-FAULTS_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+FAULTS_OF_A_DISK = (*DISK_FULL, errno.EIO, errno.EROFS, errno.ESTALE)
 _OF_A_DISK_OR_SYSTEM = (*FAULTS_OF_A_DISK, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _OF_A_GPU = re.compile(
     r"(CUDA|cuda|display) driver|[Nn]o CUDA|busy or unavailable|uncorrectable|no kernel image|initialization error|"
