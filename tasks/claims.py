@@ -86,7 +86,7 @@ class Claim:
         until = {tag: float(value.split()[0]) for tag, value in tags.items() if tag.startswith(self.prefix)}
         ended = {tag for tag in until if until[tag] <= now or tag in _given_up}
         for tag in ended:
-            self.withdraw(tag)
+            self._remove(tag)
         return [tag for tag in until if tag not in ended and tag != self.tag]
 
     def write(self) -> None:
@@ -95,11 +95,12 @@ class Claim:
         with self.store.answers():
             self.store.client.set_experiment_tag(self.store.experiment_id, self.tag, value)
 
-    def withdraw(self, tag: str | None = None) -> None:
-        """Remove this claim, or a dead one. If MLflow is away, the lease ends it."""
-        if tag is None:
-            tag = self.tag
-            _given_up.add(tag)
+    def withdraw(self) -> None:
+        """If MLflow is away, the lease ends it."""
+        _given_up.add(self.tag)
+        self._remove(self.tag)
+
+    def _remove(self, tag: str) -> None:
         with suppress(*AWAY), self.store.answers():
             self.store.client.delete_experiment_tag(self.store.experiment_id, tag)
             _given_up.discard(tag)
