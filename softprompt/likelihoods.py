@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from softprompt.memory import MicroBatches
 from softprompt.models import LanguageModel
@@ -162,4 +163,4 @@ def _own(layer: Any) -> Any:
 
 def _padded(rows: Iterable[Sequence[int]], device: torch.device) -> Tensor:
     """(B, Q) integers, zeros behind the shorter rows."""
-    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from softprompt.checkpoints import open_checkpoint
@@ -91,12 +92,9 @@ def _batch(model: LanguageModel, pairs: list[tuple[str, str]]) -> tuple[Tensor, 
     prompts = [[*model.bos_ids, *model.encode(prompt)] for prompt, _ in pairs]
     answers = [[*model.continuation(prompt, f" {answer}"), model.terminator_id] for prompt, answer in pairs]
     rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    length = max(map(len, rows)) - 1
     labels = [[IGNORED] * (len(prompt) - 1) + answer for prompt, answer in zip(prompts, answers, strict=True)]
-    return (
-        torch.tensor([row[:-1] + [0] * (length + 1 - len(row)) for row in rows]),
-        torch.tensor([row + [IGNORED] * (length - len(row)) for row in labels]),
-    )
+    ids_BT = pad_sequence([torch.tensor(row[:-1]) for row in rows], batch_first=True)
+    return ids_BT, pad_sequence([torch.tensor(row) for row in labels], batch_first=True, padding_value=IGNORED)
 
 
 def _rate(step: int, num_steps: int) -> float:
