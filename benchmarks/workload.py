@@ -13,9 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from softprompt import benchmarks
-from softprompt.benchmarks import Benchmark, Example, Row, Rows
+from softprompt.benchmarks import Benchmark, Example, Row
 from softprompt.models import LanguageModel
 from softprompt.options import Choice, Choices
+from softprompt.rows import Rows, load_rows
 from softprompt.world.corpus import vocabulary_text
 from softprompt.world.facts import World
 from softprompt.world.pretrain import learn_tokenizer
@@ -85,7 +86,7 @@ class Workload:
         return list(self._rows(benchmark).test[: self.num_items])
 
     def _rows(self, benchmark: Benchmark) -> Rows:
-        return synthetic_rows(benchmark) if self.is_synthetic else benchmarks.load(benchmark, self.mirror)
+        return synthetic_rows(benchmark) if self.is_synthetic else load_rows(benchmark, self.mirror)
 
     @cached_property
     def language_model(self) -> LanguageModel:

@@ -130,11 +130,12 @@ def _steps(model: str, name: str, mirror: str | None, changes: dict[str, object]
     from softprompt.loading import load_model
     from softprompt.prefill import Prefill
     from softprompt.prompt import Placement
+    from softprompt.rows import load_rows
     from softprompt.tune import tune
 
     protocol = replace(REAL, **changes, curve_steps=tuple(range(REAL.num_steps)))
     benchmark = benchmarks.get(name)
-    _, train, _ = benchmarks.load(benchmark, mirror).sample(protocol)
+    _, train, _ = load_rows(benchmark, mirror).sample(protocol)
     loaded = load_model(open_checkpoint(model), Resources())
     placement = Placement(protocol.headline, Wording(loaded, benchmark), protocol)
     return tune(Prefill(loaded), placement, train, [example.answer for example in train], protocol)

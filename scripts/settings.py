@@ -21,7 +21,7 @@ from worlds import LAST_STEP, VARIANTS, evaluate_world, kept, make_world, markdo
 
 import softprompt
 from softprompt import Protocol, Result, benchmarks
-from softprompt.benchmarks import Rows
+from softprompt.rows import Rows, load_rows
 
 WORLD_SEEDS = (101, 102, 103)
 BENCHMARKS = ("web_questions", "arc_easy_words")
@@ -147,7 +147,7 @@ def on_real_model(
         protocol = setting.protocol(plain)
         for name in names:
             place = folder / "results" / protocol.fingerprint / name
-            rows = benchmarks.load(benchmarks.get(name), mirror)
+            rows = load_rows(benchmarks.get(name), mirror)
             rows = Rows(rows.train, rows.test[FIRST_ITEM:])
             result = kept(place, partial(softprompt.evaluate, model, name, protocol, rows=rows, resources=QUICK))
             for placement in protocol.placements:

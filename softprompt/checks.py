@@ -4,8 +4,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from softprompt import benchmarks
-from softprompt.benchmarks import Benchmark, Example, Rows
+from softprompt.benchmarks import Benchmark, Example
 from softprompt.errors import BadBenchmark, RowsUnavailable
+from softprompt.rows import Rows, load_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def check(name: str, mirror: str | None = None, folder: str | None = None) -> Ch
             "answer": type(benchmark.grammar).__name__,
             "chance": benchmark.chance,
         }
-        rows = benchmarks.load(benchmark, mirror)
+        rows = load_rows(benchmark, mirror)
         found |= {"num_train": len(rows.train), "num_test": len(rows.test), "num_contaminated": rows.num_contaminated}
         require_sound(benchmark, rows)
     except BadBenchmark as error:

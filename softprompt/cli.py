@@ -14,13 +14,13 @@ from rich.progress import track
 
 from softprompt import benchmarks as registry
 from softprompt import suites
-from softprompt.benchmarks import MIRROR_VARIABLE
 from softprompt.checkpoints import open_checkpoint
 from softprompt.checks import check, require_sound
 from softprompt.errors import BadStudy, SoftPromptError
 from softprompt.files import usable
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result, to_json
+from softprompt.rows import MIRROR_VARIABLE, load_rows, mirror_folder
 from softprompt.study import Study
 from softprompt.tables import (
     arms_tables,
@@ -178,7 +178,7 @@ def benchmarks(
         return
     names = registry.names(benchmark_folder)
     if check_rows:
-        registry.mirror_folder(mirror)  # or without one that is named, every benchmark would be unread
+        mirror_folder(mirror)  # or without one that is named, every benchmark would be unread
         checks = [
             check(name, mirror, benchmark_folder)
             for name in track(names, "Reading", console=error_screen, transient=True)
@@ -204,7 +204,7 @@ def benchmarks(
 def one_prompt(name: str, mirror: str | None, folder: str | None) -> str:
     """The first test item of a benchmark as a model gets it, the answer in guillemets."""
     benchmark = registry.get(name, folder)
-    rows = registry.load(benchmark, mirror)
+    rows = load_rows(benchmark, mirror)
     require_sound(benchmark, rows)
     return f"{benchmark.prompt(rows.test[0])} «{rows.test[0].answer}»"
 

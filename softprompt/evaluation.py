@@ -15,7 +15,7 @@ from accelerate.utils.memory import clear_device_cache
 from torch import Tensor
 
 from softprompt import __version__, benchmarks, processes, suites
-from softprompt.benchmarks import Benchmark, Example, Rows
+from softprompt.benchmarks import Benchmark, Example
 from softprompt.cache import Cache, tokenizer_fingerprint
 from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.conditions import Condition
@@ -34,6 +34,7 @@ from softprompt.progress import Progress, reporting
 from softprompt.prompt import Placement, Prompt, of_seed, plain_prompts, random_vectors
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import CurvePoint, Job, Result
+from softprompt.rows import Rows, load_rows
 from softprompt.tune import learned_answers, tune
 from softprompt.wording import Wording
 
@@ -85,7 +86,7 @@ def evaluate(
             clear_device_cache(garbage_collection=True)
         meter = Meter()
         with meter("load"):
-            rows = benchmarks.load(benchmark, mirror) if rows is None else rows
+            rows = load_rows(benchmark, mirror) if rows is None else rows
             shots, train, test = rows.sample(protocol)
             model = load_model(checkpoint, resources, tokenizer, cache)
         wording = Wording(model, benchmark, protocol.chat)

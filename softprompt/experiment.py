@@ -9,9 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from softprompt import benchmarks as registry
 from softprompt.arm import Arm
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.cache import Cache, tokenizer_fingerprint
 from softprompt.checkpoints import Checkpoint, discover
 from softprompt.errors import BadStudy, HomeUnavailable, SoftPromptError
@@ -19,6 +18,7 @@ from softprompt.files import remove_whole, temporary_folder, usable
 from softprompt.progress import Progress, reporting
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Job, Result, is_saved
+from softprompt.rows import Rows, load_rows
 from softprompt.study import Study
 
 NUM_REASONS = 3
@@ -124,7 +124,7 @@ class Experiment:
 
     def _rows_of(self, benchmark: Benchmark) -> Rows:
         if benchmark.name not in self._read:
-            self._read[benchmark.name] = registry.load(benchmark, self.mirror)
+            self._read[benchmark.name] = load_rows(benchmark, self.mirror)
         return self._read[benchmark.name]
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from prefect import get_run_logger, task
 
-from softprompt.benchmarks import mirror_folder
 from softprompt.checkpoints import Checkpoint
 from softprompt.result import Job
+from softprompt.rows import mirror_folder
 from softprompt.study import Study
 from tasks.discovery import jobs_of
 from tasks.ledger import Finished

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from softprompt.answers import OptionInWords
-from softprompt.benchmarks import Benchmark, Example, Row, Rows
+from softprompt.benchmarks import Benchmark, Example, Row
 from softprompt.protocol import Protocol, Resources
+from softprompt.rows import Rows
 
 if TYPE_CHECKING:
     from s3 import S3Bucket, S3Server

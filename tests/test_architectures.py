@@ -29,7 +29,7 @@ from plain_loops import (
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from softprompt import fitness, output_layer
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.decode import answer
 from softprompt.errors import BadCheckpoint
@@ -42,6 +42,7 @@ from softprompt.packing import packing_rows, packs
 from softprompt.prefill import POSITIONS_OF_A_PASS, Prefill
 from softprompt.prompt import Placement, plain_prompts
 from softprompt.protocol import Protocol, Resources
+from softprompt.rows import Rows
 from softprompt.wording import Wording
 
 NARROW: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -15,10 +15,11 @@ from conftest import WORDINGS, capital_rows
 from hub_rows import PROMPTS, SPLITS
 
 from softprompt.answers import Number
-from softprompt.benchmarks import Benchmark, Example, Rows, get, load, names
+from softprompt.benchmarks import Benchmark, Example, get, names
 from softprompt.checks import check, require_sound
 from softprompt.errors import BadBenchmark, RowsUnavailable
 from softprompt.protocol import Protocol
+from softprompt.rows import Rows, load_rows
 from softprompt.world.facts import World
 from softprompt.world.rows import write_rows
 
@@ -34,7 +35,7 @@ def shipped_rows(name: str) -> Rows:
     benchmark = get(name)
     if not (MIRROR / benchmark.path / (benchmark.config or "")).is_dir():
         pytest.skip(f"no rows of {benchmark.path} in {MIRROR}; name a mirror of the hub in SOFTPROMPT_TEST_MIRROR")
-    return load(benchmark, str(MIRROR))
+    return load_rows(benchmark, str(MIRROR))
 
 
 def write_split(mirror: Path, benchmark: Benchmark, split: str, rows: list[dict[str, Any]]) -> None:
@@ -62,7 +63,7 @@ def test_rows_in_the_hubs_schema_are_sound(tmp_path: Path, name: str) -> None:
     for split, rows in SPLITS[name.removesuffix("_words")].items():
         write_split(tmp_path, benchmark, split, rows)
     assert check(name, str(tmp_path)).problem == ""
-    first = load(benchmark, str(tmp_path)).test[0]
+    first = load_rows(benchmark, str(tmp_path)).test[0]
     if name in PROMPTS:
         assert (benchmark.prompt(first), first.answer) == PROMPTS[name]
 
@@ -72,13 +73,13 @@ def test_a_row_that_is_no_item_is_left_out(tmp_path: Path) -> None:
     for split, (row,) in SPLITS["trivia_qa"].items():
         sentence = {**row, "answer": {**row["answer"], "value": "Oslo" + " which lies on a fjord" * 2}}
         write_split(tmp_path, get("trivia_qa"), split, [sentence, row])
-    assert [example.id for example in load(get("trivia_qa"), str(tmp_path)).test] == ["validation-1"]
+    assert [example.id for example in load_rows(get("trivia_qa"), str(tmp_path)).test] == ["validation-1"]
 
 
 def test_groups_take_turns_in_the_test_split(tmp_path: Path) -> None:
     for split, rows in SPLITS["hellaswag"].items():
         write_split(tmp_path, get("hellaswag"), split, rows)
-    rows = load(get("hellaswag"), str(tmp_path))
+    rows = load_rows(get("hellaswag"), str(tmp_path))
     assert [example.id.removeprefix("validation-") for example in rows.test] == ["0", "3", "1", "2"]
     assert [example.group for example in rows.test] == ["activitynet", "wikihow", "activitynet", "activitynet"]
 
@@ -106,7 +107,7 @@ def test_an_item_with_its_options_in_another_order_is_the_same_item(tmp_path: Pa
     another_answer = {**moved, "id": "another answer", "answerKey": "C"}
     write_split(tmp_path, benchmark, "train", [moved, another_answer])
     write_split(tmp_path, benchmark, "test", [item, other])
-    rows = load(benchmark, str(tmp_path))
+    rows = load_rows(benchmark, str(tmp_path))
     assert [example.id for example in rows.train] == ["another answer"]
     assert rows.num_contaminated == 1
 
@@ -114,7 +115,7 @@ def test_an_item_with_its_options_in_another_order_is_the_same_item(tmp_path: Pa
 def test_a_mirror_may_keep_files_in_a_folder_as_the_hub_does(tmp_path: Path, toy_benchmark: Benchmark) -> None:
     for split, wording in zip(("train", "test"), WORDINGS, strict=False):
         write_split(tmp_path, replace(toy_benchmark, config="data"), split, capital_rows(wording))
-    assert len(load(toy_benchmark, str(tmp_path)).test) == 12
+    assert len(load_rows(toy_benchmark, str(tmp_path)).test) == 12
 
 
 def test_rows_of_another_split_are_never_read_along(tmp_path: Path, toy_benchmark: Benchmark) -> None:
@@ -122,7 +123,7 @@ def test_rows_of_another_split_are_never_read_along(tmp_path: Path, toy_benchmar
     benchmark = replace(toy_benchmark, train_split="validation")
     for split, wording in zip(("validation", "dev", "test"), WORDINGS, strict=True):
         write_split(tmp_path, benchmark, split, capital_rows(wording))
-    assert len(load(benchmark, str(tmp_path)).train) == 12
+    assert len(load_rows(benchmark, str(tmp_path)).train) == 12
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_the_worlds_rows_fit_their_benchmark(tmp_path: Path, name: str) -> None:
     world = World(3, num_asked=5, num_train=20, num_test=30)
     write_rows(world, tmp_path)
     benchmark = get(name)
-    rows = load(benchmark, str(tmp_path))
+    rows = load_rows(benchmark, str(tmp_path))
     assert [example.id for example in rows.train] == list(world.train)
     assert [example.id for example in rows.test] == list(world.test)
     for example in (*rows.train, *rows.test):
@@ -176,7 +177,7 @@ def test_a_prompt_is_the_question_and_the_cue_with_solved_examples_before_it(
 def test_rows_are_read_from_a_mirror(tmp_path: Path, toy_benchmark: Benchmark) -> None:
     write_split(tmp_path, toy_benchmark, "train", capital_rows(WORDINGS[0]))
     write_split(tmp_path, toy_benchmark, "test", capital_rows(WORDINGS[2])[:5])
-    rows = load(toy_benchmark, str(tmp_path))
+    rows = load_rows(toy_benchmark, str(tmp_path))
     assert (len(rows.train), len(rows.test), rows.num_contaminated) == (12, 5, 0)
     assert rows.test[0] == Example(
         id="test-0",
@@ -194,7 +195,7 @@ def test_a_train_item_that_differs_from_a_test_item_in_case_and_spaces_only_is_d
     test = [{**row, "question": row["question"].upper().replace("?", " ?")} for row in train[:3]]
     write_split(tmp_path, toy_benchmark, "train", train)
     write_split(tmp_path, toy_benchmark, "test", test)
-    rows = load(toy_benchmark, str(tmp_path))
+    rows = load_rows(toy_benchmark, str(tmp_path))
     assert (len(rows.train), len(rows.test), rows.num_contaminated) == (9, 3, 3)
 
 
@@ -216,13 +217,13 @@ def test_a_row_that_does_not_fit_is_named(
     write_split(tmp_path, toy_benchmark, "test", rows)
     write_split(tmp_path, toy_benchmark, "train", rows)
     with pytest.raises(BadBenchmark, match=rf"'toy_capitals': row 2 of toy/capitals, split 'test' {message}"):
-        load(toy_benchmark, str(tmp_path))
+        load_rows(toy_benchmark, str(tmp_path))
 
 
 def test_rows_with_other_fields_are_refused_with_the_fields_they_have(tmp_path: Path, toy_benchmark: Benchmark) -> None:
     write_split(tmp_path, toy_benchmark, "test", [{"query": "?", "label": 1}])
     with pytest.raises(BadBenchmark, match=r"row 0 .*KeyError: 'question'.* has the fields query, label"):
-        load(toy_benchmark, str(tmp_path))
+        load_rows(toy_benchmark, str(tmp_path))
 
 
 def test_a_mirror_without_the_dataset_is_named(tmp_path: Path, toy_benchmark: Benchmark) -> None:
@@ -231,7 +232,7 @@ def test_a_mirror_without_the_dataset_is_named(tmp_path: Path, toy_benchmark: Be
         match=rf"toy/capitals, split 'test' cannot be read from the mirror {tmp_path} .*; "
         rf"expected test-\*.parquet in {tmp_path}/toy/capitals/\*\.$",
     ):
-        load(toy_benchmark, str(tmp_path))
+        load_rows(toy_benchmark, str(tmp_path))
 
 
 def test_the_environment_names_a_mirror_unless_another_is_given(
@@ -242,19 +243,19 @@ def test_the_environment_names_a_mirror_unless_another_is_given(
             write_split(tmp_path / name, toy_benchmark, split, capital_rows(wording)[:num_rows])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SOFTPROMPT_MIRROR", "one")
-    assert [len(load(toy_benchmark, mirror).test) for mirror in (None, "other")] == [5, 6]
+    assert [len(load_rows(toy_benchmark, mirror).test) for mirror in (None, "other")] == [5, 6]
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SOFTPROMPT_MIRROR", "~/one")
-    assert [len(load(toy_benchmark, mirror).test) for mirror in (None, "~/other")] == [5, 6]
+    assert [len(load_rows(toy_benchmark, mirror).test) for mirror in (None, "~/other")] == [5, 6]
     monkeypatch.setenv("SOFTPROMPT_MIRROR", "nowhere")
     with pytest.raises(RowsUnavailable, match=r"There is no folder nowhere, .*correct SOFTPROMPT_MIRROR\.$"):
-        load(toy_benchmark)
+        load_rows(toy_benchmark)
 
 
 def test_a_mirror_without_the_split_is_named(tmp_path: Path, toy_benchmark: Benchmark) -> None:
     write_split(tmp_path, toy_benchmark, "test", capital_rows(WORDINGS[0]))
     with pytest.raises(BadBenchmark, match="split 'train' cannot be read from the mirror"):
-        load(toy_benchmark, str(tmp_path))
+        load_rows(toy_benchmark, str(tmp_path))
 
 
 def test_a_sample_is_the_same_for_everyone_and_shots_come_out_of_it(rows: Rows, quick_protocol: Protocol) -> None:

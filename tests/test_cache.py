@@ -16,13 +16,14 @@ from safetensors.numpy import save
 from test_checkpoints import write_checkpoint
 
 import softprompt
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.bucket import Bucket
 from softprompt.cache import Cache, open_locally
 from softprompt.checkpoints import Checkpoint, open_checkpoint
 from softprompt.errors import BadStudy, BucketUnavailable, CacheUnavailable, IncompleteCheckpoint
 from softprompt.loading import load_model
 from softprompt.protocol import Protocol, Resources
+from softprompt.rows import Rows
 from softprompt.sources import CheckpointFiles
 
 HOLD = """

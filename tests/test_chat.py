@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import open_checkpoint
 from softprompt.errors import BadCheckpoint
 from softprompt.loading import load_model
 from softprompt.models import LanguageModel
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result
+from softprompt.rows import Rows
 from softprompt.wording import Wording
 
 TURNS = (

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from softprompt.benchmarks import Benchmark, Example, Rows
+from softprompt.benchmarks import Benchmark, Example
 from softprompt.conditions import CONTROLS, Condition
 from softprompt.controls import has_learned, in_words, learned_task, shuffled_answers, with_instruction
 from softprompt.errors import BadBenchmark, BadStudy
@@ -18,6 +18,7 @@ from softprompt.models import LanguageModel
 from softprompt.prompt import Placement, plain_prompts, random_vectors
 from softprompt.protocol import Protocol
 from softprompt.result import Result
+from softprompt.rows import Rows
 from softprompt.wording import Wording
 
 

@@ -8,13 +8,14 @@ import torch
 from plain_loops import gradients, plain_gradients, plain_output, training_rows
 
 from softprompt import Protocol, cores
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.conditions import PLACEMENTS
 from softprompt.cores import side_by_side
 from softprompt.decode import answer
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, plain_prompts
+from softprompt.rows import Rows
 from softprompt.wording import Wording
 
 CPU = torch.device("cpu")

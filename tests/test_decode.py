@@ -15,12 +15,13 @@ from plain_loops import (
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.decode import answer
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, TrainingRow
 from softprompt.protocol import PLACEMENTS, Protocol
+from softprompt.rows import Rows
 from softprompt.wording import Wording
 
 

@@ -24,8 +24,8 @@ from s3 import S3Bucket, S3Server, free_ports
 from studies import make_study
 from waiting import wait_for
 
-from softprompt.benchmarks import MIRROR_VARIABLE
 from softprompt.cache import CACHE_VARIABLE
+from softprompt.rows import MIRROR_VARIABLE
 from softprompt.study import Study
 from tasks.slots import LOCKS_VARIABLE
 from tasks.tracking import Tracker

@@ -9,7 +9,7 @@ import torch
 from plain_loops import gradients, mixed_prompts, training_rows
 from transformers import AutoModelForCausalLM
 
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import open_checkpoint
 from softprompt.decode import answer
 from softprompt.errors import BadStudy
@@ -19,6 +19,7 @@ from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
 from softprompt.protocol import Protocol, Resources
 from softprompt.result import Result
+from softprompt.rows import Rows
 from softprompt.wording import Wording
 
 Run = Callable[..., Result]

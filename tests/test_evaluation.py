@@ -21,7 +21,7 @@ from conftest import CPU
 from torch import Tensor
 
 from softprompt import evaluation, tune
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import open_checkpoint
 from softprompt.conditions import Condition
 from softprompt.decode import Generation
@@ -37,6 +37,7 @@ from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import PLACEMENTS, Protocol
 from softprompt.ranking import rank
 from softprompt.result import Result
+from softprompt.rows import Rows
 from softprompt.wording import Wording
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from plain_loops import gradients, plain_gradients, training_rows
 
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.checkpoints import open_checkpoint
 from softprompt.graphs import Size, few_sizes
 from softprompt.loading import load_model
@@ -16,6 +16,7 @@ from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
 from softprompt.protocol import Protocol, Resources
+from softprompt.rows import Rows
 from softprompt.tune import TunedPrompt, tune
 from softprompt.wording import Wording
 

@@ -27,7 +27,7 @@ class Hiding:
 sys.meta_path[:] = map(Hiding, sys.meta_path)
 from softprompt import Benchmark, Example, Protocol, evaluate
 from softprompt.answers import Word
-from softprompt.benchmarks import Rows
+from softprompt.rows import Rows
 
 items = [Example(question=f"Question: {i}?", answer=str(i), golds=(str(i),), id=str(i)) for i in range(8)]
 benchmark = Benchmark(name="echo", path="", chance=0.0, to_example=None, grammar=Word(), max_new_tokens=2)

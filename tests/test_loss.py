@@ -9,13 +9,14 @@ import torch
 from plain_loops import plain_logits
 
 from softprompt import tune
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.loss import Loss, shared_tokens
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement
 from softprompt.protocol import Protocol
 from softprompt.result import Result
+from softprompt.rows import Rows
 from softprompt.wording import Wording
 
 KEY, COMMA, FACT = 7, 8, 9

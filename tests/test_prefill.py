@@ -10,12 +10,13 @@ from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM
 
 from softprompt import prefill as prefill_module
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.meter import Meter
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt, of_seed, plain_prompts
 from softprompt.protocol import Protocol
+from softprompt.rows import Rows
 from softprompt.wording import Wording
 
 Prompts = list[Prompt]

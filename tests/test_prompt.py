@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import torch
 
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.models import LanguageModel
 from softprompt.prompt import TOKEN, Placement, plain_prompt
 from softprompt.protocol import Protocol
+from softprompt.rows import Rows
 from softprompt.wording import Wording
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.errors import BadBenchmark, BadCheckpoint, BadStudy, SoftPromptError
 from softprompt.protocol import Protocol
 from softprompt.result import Result
+from softprompt.rows import Rows
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from plain_loops import gradients, plain_gradients, training_rows
 from torch import Tensor
 
 from softprompt import tune
-from softprompt.benchmarks import Benchmark, Rows
+from softprompt.benchmarks import Benchmark
 from softprompt.graphs import Size
 from softprompt.loss import occurrences
 from softprompt.models import LanguageModel
@@ -19,6 +19,7 @@ from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, Prompt
 from softprompt.protocol import PLACEMENTS, Protocol
 from softprompt.result import Result
+from softprompt.rows import Rows
 from softprompt.wording import Wording
 
 

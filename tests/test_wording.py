@@ -9,12 +9,13 @@ from plain_loops import plain_output, plain_score
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from softprompt.benchmarks import Benchmark, Example, Rows
+from softprompt.benchmarks import Benchmark, Example
 from softprompt.decode import answer
 from softprompt.models import LanguageModel
 from softprompt.prefill import Prefill
 from softprompt.prompt import Placement, plain_prompts
 from softprompt.protocol import Protocol
+from softprompt.rows import Rows
 from softprompt.wording import Wording
 
 NUM_TOKENS = 300

@@ -19,6 +19,7 @@ from softprompt.checkpoints import discover
 from softprompt.errors import BadStudy
 from softprompt.models import LanguageModel
 from softprompt.prompt import plain_prompt
+from softprompt.rows import load_rows
 from softprompt.world import posttrain as posttraining
 from softprompt.world.corpus import CUE, FAMILY, RECIPES, Recipe, documents, known_facts, question_text
 from softprompt.world.facts import ATTRIBUTES, World
@@ -169,7 +170,7 @@ def test_a_schedule_that_does_not_come_out_even_is_refused(num_steps: int, save_
 def test_post_training_asks_as_the_benchmark_does_about_people_whom_the_benchmark_leaves_out(tmp_path: Path) -> None:
     write_rows(SMALL, tmp_path)
     benchmark = benchmarks.get("world_birthplace")
-    rows = benchmarks.load(benchmark, str(tmp_path))
+    rows = load_rows(benchmark, str(tmp_path))
     asked, train = pairs(SMALL, "asked"), pairs(SMALL, "train")
     assert {(benchmark.prompt(e), e.answer) for e in rows.train} == {pair for pair in train if "born" in pair[0]}
     assert len(asked) == len(set(asked)) == len(SMALL.asked) * len(ATTRIBUTES)
