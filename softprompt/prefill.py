@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from softprompt.cores import side_by_side
 from softprompt.graphs import Graphs
-from softprompt.keys_values import KeysAndValues
+from softprompt.keys_values import KeysAndValues, cache_of
 from softprompt.memory import free_bytes, is_out_of_memory, tensor_on
 from softprompt.meter import Meter
 from softprompt.models import LanguageModel
@@ -187,8 +187,8 @@ class Prefill:
         with self.model.output_layer.left_out():
             _, cache = self.model.forward(inputs_embeds=embeds_ATD, mask_BT=mask_AT, cache=DynamicCache(), num_logits=1)
         rows_B = tensor_on(self.model.device, places)
-        layers = [(_rows(layer.keys, rows_B), _rows(layer.values, rows_B)) for layer in cache.layers]
-        return DynamicCache(layers), mask_AT[rows_B], None
+        layers = ((_rows(layer.keys, rows_B), _rows(layer.values, rows_B)) for layer in cache.layers)
+        return cache_of(layers), mask_AT[rows_B], None
 
     def read_ahead(self, prompts: Sequence[Prompt], later: Iterable[Prompt]) -> None:
         """Read and keep heads of `prompts`, and of `later` ones so many that a GPU has enough to do: a batch's are too

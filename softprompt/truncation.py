@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from softprompt.keys_values import cache_of
 from softprompt.memory import tensor_on
 from softprompt.prefill import Batch, Prefill
 from softprompt.prompt import TOKEN, Prompt
@@ -49,11 +50,9 @@ def truncated_batch(prefill: Prefill, prompts: Sequence[Prompt], vectors_SPD: Te
         moving_BHTK = moving_SHFK[rows_B1.to(device), :, place_BT.to(device)].transpose(1, 2)
         return torch.where(is_front_B1T1.to(device), moving_BHTK, constant_BHTK)
 
-    cache = DynamicCache(
-        [
-            (mixed(own.keys, read.keys), mixed(own.values, read.values))
-            for own, read in zip(moving.layers, constant.layers, strict=True)
-        ]
+    cache = cache_of(
+        (mixed(own.keys, read.keys), mixed(own.values, read.values))
+        for own, read in zip(moving.layers, constant.layers, strict=True)
     )
     embeds_BTD, tail_mask_BT = prefill.embed_prompts(tails, vectors_SPD)
     return Batch(embeds_BTD, torch.cat([mask_BT, tail_mask_BT], dim=1), cache, sum(map(len, tails)))
