@@ -30,7 +30,7 @@ MAX_FAILURES = 2
 """To record a pass, after which it is not tried again."""
 
 PASSES_OF_A_RECORDING = 10
-"""So many take as long as one is recorded: 4 to 11 of a 7B model, 50 of one of 135M, whose padding costs less."""
+"""So many take as long as one is recorded: 3 to 12 of a 7B model, 50 of one of 135M, whose padding costs less."""
 
 SHARES = (0.7, 0.2, 0.1)
 """Of a pass's time, roughly, that grow with each number of its size."""
