@@ -94,8 +94,11 @@ class OutOfMemory(SoftPromptError):
 
 
 def in_short(reason: str, most: int = MAX_REASON) -> str:
-    """A library's complaint in one line of at most so many characters, cut between words."""
-    return textwrap.shorten(reason, most, placeholder=" ...")
+    """A library's complaint in one line of at most so many characters, cut between words if that leaves enough."""
+    said = " ".join(reason.split())
+    short = textwrap.shorten(said, most, placeholder=" ...")
+    is_lost = len(short) < min(len(said), most // 2)  # to a word as long as a URL
+    return f"{said[: most - 4]} ..." if is_lost else short
 
 
 _PASSWORD = r"//[^/\s]*:\S*@"

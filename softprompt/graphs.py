@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from softprompt.errors import in_short
 from softprompt.fewer_kernels import FewerKernels
 from softprompt.memory import is_out_of_memory
 from softprompt.models import LanguageModel
@@ -105,7 +106,7 @@ class Graphs:
             self.are_on = self._num_failures < MAX_FAILURES
             if is_out_of_memory(error):
                 raise
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reason = f"{type(error).__name__}: {in_short(str(error))}"
             log.info("A pass could not be recorded as a CUDA graph and is run instead (%s).", reason)
 
     @contextmanager
@@ -117,7 +118,7 @@ class Graphs:
         gc.disable()
         try:
             yield
-        except Exception:
+        except BaseException:  # an interrupt in a notebook as well, whose process goes on
             if stream is not None and pool is not None:
                 torch.cuda.set_stream(stream)
                 with suppress(RuntimeError):  # it did not break off between the two ends of a recording

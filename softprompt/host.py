@@ -11,7 +11,8 @@ FAULTS_OF_A_DISK = (*DISK_FULL, errno.EIO, errno.EROFS, errno.ESTALE)
 _OF_A_DISK_OR_SYSTEM = (*FAULTS_OF_A_DISK, errno.EACCES, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _OF_A_GPU = re.compile(
     r"(CUDA|cuda|display) driver|[Nn]o CUDA|busy or unavailable|uncorrectable|no kernel image|initialization error|"
-    r"not yet initialized|_NOT_INITIALIZED|NCCL error|CUDA error: unknown error|unsupported toolchain"
+    r"system not yet initialized|_NOT_INITIALIZED|CUDA error: unknown error|unsupported toolchain|"
+    r"NCCL error(?!.*remote process exited)"
 )
 """Of CUDA's words those that say that a device is not to be used; others a network may be to blame for."""
 

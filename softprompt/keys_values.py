@@ -77,7 +77,7 @@ class KeysAndValues:
 
 
 def cache_of(layers: Iterable[tuple[Tensor, Tensor]]) -> DynamicCache:
-    """Of these keys and values themselves; one that is given them at its making copies them."""
+    """A cache that holds these keys and values themselves; `DynamicCache(layers)` would copy them."""
     cache = DynamicCache()
     for keys, values in layers:
         layer = DynamicLayer()

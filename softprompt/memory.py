@@ -87,8 +87,8 @@ class MicroBatches:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Also where CUDA itself, or a library of it, finds no room beside what PyTorch holds."""
-    said = str(error)
-    return should_reduce_batch_size(error) or "CUDA error: out of memory" in said or "_STATUS_ALLOC_FAILED" in said
+    is_cudas = any(words in str(error) for words in ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED"))
+    return should_reduce_batch_size(error) or (isinstance(error, RuntimeError) and is_cudas)
 
 
 def tensor_on(device: torch.device, values: Sequence[Any]) -> Tensor:

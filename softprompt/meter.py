@@ -16,11 +16,12 @@ from softprompt.memory import peak_bytes, reset_peak
 from softprompt.models import LanguageModel
 
 TRIAL_S = 0.1
-TRIAL_ROWS = defaultdict(lambda: 1024, {"cuda": 16_384})
-"""Rows of the product that a device's rate is measured on, by its kind: as many as the tokens of a large batch. Of a
-small model a GPU is done with 1,024 before the next product is launched."""
+TRIAL_ROWS = 1024
+"""Least rows of the product that a device's rate is measured on, as many as the tokens of a large batch."""
+TRIAL_FLOPS = defaultdict(float, {"cuda": 30e9})
+"""Least of a product, by kind of device: a GPU is done with a smaller one before its host has launched the next."""
 PRODUCTS_OF_A_TRIAL = defaultdict(lambda: 1, {"cuda": 20})
-"""In a row, by kind of device: the host of a GPU is ahead of it."""
+"""One after another without waiting, by kind of device."""
 
 
 class Meter:
@@ -88,7 +89,8 @@ def matrix_rate(model: LanguageModel) -> float:
 def _rate(num_out: int, num_in: int, dtype: torch.dtype, device: torch.device) -> float:
     """The best of several tries, since whatever else runs only slows it down."""
     weight = torch.randn(num_out, num_in, device=device).to(dtype)
-    num_rows, num_products = TRIAL_ROWS[device.type], PRODUCTS_OF_A_TRIAL[device.type]
+    num_rows = max(TRIAL_ROWS, math.ceil(TRIAL_FLOPS[device.type] / (2 * num_out * num_in)))
+    num_products = PRODUCTS_OF_A_TRIAL[device.type]
     rows = torch.randn(num_rows, num_in, device=device).to(dtype)
 
     def seconds() -> float:

@@ -84,7 +84,8 @@ def _launcher(num_processes: int) -> list[str]:
 
 
 def _environment(devices: Sequence[str], device: str) -> dict[str, str]:
-    """The parent's, with only these devices in sight. None for a CPU, or its processes would speak by way of GPUs."""
+    """The parent's, with only these devices in sight. Where none is named, a CPU's processes see no GPU, or they would
+    talk to one another through GPUs."""
     place = {"CUDA_VISIBLE_DEVICES": ",".join(devices)} if devices or device == "cpu" else {}
     return {**os.environ, "PYTHONUNBUFFERED": "1", **place}
 

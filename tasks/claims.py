@@ -96,7 +96,7 @@ class Claim:
             self.store.client.set_experiment_tag(self.store.experiment_id, self.tag, value)
 
     def withdraw(self) -> None:
-        """If MLflow is away, the lease ends it."""
+        """Give the claim up. If MLflow is away, the lease ends it."""
         _given_up.add(self.tag)
         self._remove(self.tag)
 

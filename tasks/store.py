@@ -24,7 +24,8 @@ NAME_LENGTH = 250
 RANKING_RUN = "ranking"
 """Name of the run that holds rankings instead of a variant's results; a variant may be called so, too."""
 RUN_TAG = "run"
-"""Tag of all runs of a study, by which they are told from others in the experiment: a fingerprint of what it is of."""
+"""Tag of all runs of a study, which tells them from others in the experiment. Its value is a fingerprint of what the
+run is of."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's palette, told apart by colour-blind readers as well."""
 
@@ -188,7 +189,7 @@ class Store:
             self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
     def answers(self) -> AbstractContextManager[None]:
-        """Inside the block a store that cannot be used is told in one sentence."""
+        """Inside the block, whatever makes the store unusable is raised as one sentence; see `in_sentences`."""
         return in_sentences(self.study)
 
     def _run(self, tag: str, value: str, note: str) -> str:

@@ -35,7 +35,7 @@ from softprompt.loading import load_model
 from softprompt.protocol import Protocol, Resources
 from softprompt.request import Request
 from softprompt.result import Result
-from tasks.children import TAIL_CHARACTERS, run_worker
+from tasks.children import TAIL_CHARACTERS, _environment, run_worker
 from tasks.evaluation import MENDED_ELSEWHERE
 from tasks.interruption import interruptible
 from tasks.slots import LOCKS_VARIABLE, slot
@@ -129,6 +129,11 @@ def test_the_children_die_with_a_parent_that_is_killed(job: Request, tmp_path: P
     wait_for(lambda: not is_running(folder), "the children's end")
 
 
+def test_a_cpus_processes_see_no_gpu_but_those_that_a_study_names() -> None:
+    assert _environment((), "cpu")["CUDA_VISIBLE_DEVICES"] == ""
+    assert _environment(("3",), "cpu")["CUDA_VISIBLE_DEVICES"] == "3"
+
+
 def test_a_job_that_takes_too_long_is_killed(job: Request, tmp_path: Path) -> None:
     with pytest.raises(JobFailed, match=r"killed after 0\.2 s, the study's timeout_s; raise that"):
         run_worker(on(job, timeout_s=0.2), tmp_path / "out")
@@ -178,6 +183,9 @@ def test_a_result_that_cannot_be_saved_is_no_failure_of_the_job(job: Request, tm
     ("error", "is_of_host"),
     [
         (RuntimeError("CUDA driver version is insufficient"), True),
+        (RuntimeError("CUDA error: system not yet initialized"), True),
+        (RuntimeError("KV cache is not yet initialized"), False),
+        (RuntimeError("NCCL error: remote process exited or there was a network error"), False),
         (RuntimeError("CUDA error: device-side assert triggered"), False),
         (OSError("there is no file named model.safetensors"), False),
         (PermissionError(13, "Permission denied"), True),

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from softprompt.benchmarks import Benchmark
-from softprompt.errors import BadBenchmark, BadCheckpoint, BadStudy, SoftPromptError
+from softprompt.errors import BadBenchmark, BadCheckpoint, BadStudy, SoftPromptError, in_short
 from softprompt.protocol import Protocol
 from softprompt.result import Result
 from softprompt.rows import Rows
@@ -216,3 +216,9 @@ def test_a_benchmark_without_a_cue_cannot_be_tuned_in_its_place(
 ) -> None:
     with pytest.raises(BadBenchmark, match="cue"):
         run(benchmark=replace(toy_benchmark, cue=""))
+
+
+def test_a_librarys_words_are_cut_between_words_or_within_one_that_leaves_no_others() -> None:
+    assert in_short("no  such\nhost", 20) == "no such host"
+    assert in_short("no such host is known here", 20) == "no such host is ..."
+    assert in_short(f"at https://host/{'x' * 40}: refused", 20) == "at https://host/ ..."
