@@ -57,8 +57,8 @@ def table(runs: dict[str, list[Measured]]) -> str:
     """Ratios are of medians over rounds; in brackets the least and the greatest ratio of one round."""
     lines = [
         "| task | contender | items/s | against its peer | - in CPU seconds | peak memory, GB | share of matrix rate "
-        "| - of a median step |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| - of a median step | - its ms |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, found in runs.items():
         task, _, contender = name.partition("/")
@@ -66,11 +66,13 @@ def table(runs: dict[str, list[Measured]]) -> str:
         rate = statistics.median(one.num_items / sum(one.seconds) for one in found)
         memory = statistics.median(one.peak_bytes for one in found) / 1e9
         share = statistics.median(one.flops / sum(one.seconds) / one.matrix_rate for one in found)
-        median = statistics.median(
-            one.flops / len(one.seconds) / statistics.median(one.seconds) / one.matrix_rate for one in found
+        step_s = [statistics.median(one.seconds) for one in found]
+        in_step = statistics.median(
+            one.flops / len(one.seconds) / s / one.matrix_rate for one, s in zip(found, step_s, strict=True)
         )
+        of_step = [f"{in_step:.1%}", f"{1e3 * statistics.median(step_s):.1f}"] if task == "tune" else ["", ""]
         ratios = [ratio(base, found, key) for key in ("seconds", "cpu_seconds")]
-        cells = [f"{rate:.2f}", *ratios, f"{memory:.2f}", f"{share:.1%}", f"{median:.1%}" if task == "tune" else ""]
+        cells = [f"{rate:.2f}", *ratios, f"{memory:.2f}", f"{share:.1%}", *of_step]
         lines.append(f"| {task} | {contender} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -113,17 +113,17 @@ class Graphs:
     def _undisturbed(self) -> Iterator[None]:
         """A recording that no garbage ends, since to destroy another graph breaks it off; one that breaks off leaves
         its stream current and its pool open, and with an open pool PyTorch gives no memory back to the device."""
-        device, pool, was_on = self._device, self._pool, gc.isenabled()
-        stream = torch.cuda.current_stream() if device.type == "cuda" else None
+        pool, was_on = self._pool, gc.isenabled()
+        stream = torch.cuda.current_stream() if pool else None
         gc.disable()
         try:
             yield
         except BaseException:  # an interrupt in a notebook as well, whose process goes on
-            if stream is not None and pool is not None:
+            if stream is not None:
                 torch.cuda.set_stream(stream)
                 with suppress(RuntimeError):  # it did not break off between the two ends of a recording
-                    torch._C._cuda_endAllocateToPool(device.index, pool)
-                    torch._C._cuda_releasePool(device.index, pool)
+                    torch._C._cuda_endAllocateToPool(self._device.index, pool)
+                    torch._C._cuda_releasePool(self._device.index, pool)
             raise
         finally:
             if was_on:

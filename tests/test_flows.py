@@ -32,6 +32,7 @@ from softprompt.world.corpus import RECIPES
 from softprompt.world.facts import World
 from softprompt.world.pretrain import Schedule, pretrain
 from softprompt.world.rows import write_rows
+from tasks.ledger import Ledger
 from tasks.publishing import publish_ranking
 from tasks.tracking import Tracker
 
@@ -181,6 +182,28 @@ def test_overwritten_weights_are_evaluated_again(tmp_path: Path, tiny_checkpoint
     watch_checkpoints(str(study))
     assert len(computed) == 4
     assert len(Tracker(Study.read(study)).results()) == 2
+
+
+def test_a_result_that_was_computed_but_not_logged_is_logged_without_computing_it_again(
+    tmp_path: Path, tiny_checkpoint: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(tmp_path, tiny_checkpoint)
+    finish = Ledger.finish
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt  # as if the process were killed after the metrics, before the job is marked done
+
+    monkeypatch.setattr(Ledger, "finish", die)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_checkpoint(str(study), f"{tmp_path}/bucket/A/step-100")
+    assert Tracker(Study.read(study)).ledger.finished() == {}
+
+    monkeypatch.setattr(Ledger, "finish", finish)
+    assert watch_checkpoints(str(study), return_state=True).is_completed()
+    assert sorted(computed) == ["A capitals", "A sums"]
+    store = Tracker(Study.read(study)).store
+    history = store.client.get_metric_history(store.run_id("A"), "accuracy/capitals")
+    assert len(history) == 1
 
 
 def test_a_ranking_is_published_once_and_again_if_it_was_cut_off_or_the_study_changed(
