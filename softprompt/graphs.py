@@ -119,7 +119,7 @@ class Graphs:
         try:
             yield
         except BaseException:  # an interrupt in a notebook as well, whose process goes on
-            if stream is not None:
+            if stream is not None and pool is not None:
                 torch.cuda.set_stream(stream)
                 with suppress(RuntimeError):  # it did not break off between the two ends of a recording
                     torch._C._cuda_endAllocateToPool(self._device.index, pool)
